@@ -1,0 +1,1 @@
+"""What ships inside the archive: text in, labelled and calibrated answers out. Imports nothing of `stages`."""

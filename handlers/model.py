@@ -1,0 +1,98 @@
+"""The deep part: a pre-trained encoder, pooling over its tokens and a dense head, saved without pickle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from handlers.config import ModelConfig
+
+WEIGHTS_FILE = "model.safetensors"
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "tanh": nn.Tanh}
+
+
+class Pooling(nn.Module):
+    """Token vectors [batch, tokens, width] to one vector a post [batch, width]; padding never counts."""
+
+    def __init__(self, kind: str, width: int) -> None:
+        super().__init__()
+        self.kind = kind
+        if kind == "attention":
+            self.score = nn.Linear(width, 1)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        if self.kind == "cls":
+            return hidden[:, 0]
+        if self.kind == "mean":
+            weights = mask.unsqueeze(-1).to(hidden.dtype)
+            return (hidden * weights).sum(1) / weights.sum(1)
+        scores = self.score(hidden).squeeze(-1).masked_fill(mask == 0, float("-inf"))
+        return torch.einsum("bt,btw->bw", scores.softmax(-1).to(hidden.dtype), hidden)
+
+
+def build_head(width: int, hidden: tuple[int, ...], classes: int, activation: str, dropout: float) -> nn.Sequential:
+    """Dense layers of the given widths, each with activation and dropout, and a last linear one to `classes`."""
+    layers: list[nn.Module] = []
+    for size in hidden:
+        layers += [nn.Linear(width, size), _ACTIVATIONS[activation](), nn.Dropout(dropout)]
+        width = size
+    return nn.Sequential(*layers, nn.Linear(width, classes))
+
+
+class Classifier(nn.Module):
+    """Encoder + pooling + head. `forward` returns logits [batch, classes]."""
+
+    def __init__(self, config: ModelConfig, encoder: PreTrainedModel | None = None) -> None:
+        """`encoder` brings pre-trained weights; without it the shape is built and weights are loaded afterwards."""
+        super().__init__()
+        self.config = config
+        if encoder is None:
+            fields = dict(config.encoder)
+            # The pooler of BERT's checkpoints is a layer that mean pooling never reads: not built, not shipped.
+            shape = AutoConfig.for_model(fields.pop("model_type"), **fields)
+            encoder = AutoModel.from_config(shape, **pooler_off(shape.model_type))
+        self.encoder = encoder
+        width = encoder.config.hidden_size
+        self.pooling = Pooling(config.pooling, width)
+        self.head = build_head(width, config.head, len(config.labels), config.activation, config.dropout)
+
+    def features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Pooled vectors [batch, width] of token ids [batch, tokens]."""
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return self.pooling(hidden, attention_mask)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.head(self.features(input_ids, attention_mask))
+
+    def attentions(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Attention probabilities [layers, batch, heads, tokens, tokens]."""
+        # Only the eager implementation materialises them; the faster one is put back for everybody else.
+        usual = self.encoder.config._attn_implementation
+        self.encoder.set_attn_implementation("eager")
+        try:
+            output = self.encoder(input_ids=input_ids, attention_mask=attention_mask, output_attentions=True)
+        finally:
+            self.encoder.set_attn_implementation(usual)
+        return torch.stack(output.attentions)
+
+    def save(self, folder: Path) -> None:
+        """Write `config.json` and `model.safetensors` into `folder`."""
+        self.config.save(folder)
+        save_model(self, str(folder / WEIGHTS_FILE))
+
+    @classmethod
+    def load(cls, folder: Path) -> Classifier:
+        """Read what `save` wrote, in evaluation mode. Raises FileNotFoundError where a file is missing."""
+        model = cls(ModelConfig.load(folder))
+        load_model(model, str(folder / WEIGHTS_FILE))
+        return model.eval()
+
+
+def pooler_off(model_type: str) -> dict[str, bool]:
+    """The keyword that leaves out the pooler, for the families that have one."""
+    return {"add_pooling_layer": False} if model_type in {"bert", "roberta", "mpnet"} else {}

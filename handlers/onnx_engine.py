@@ -1,0 +1,40 @@
+"""The ONNX Runtime engine of a predictor. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from handlers.text import pad
+
+GRAPH_FILE = "model.onnx"
+
+
+class OnnxEngine:
+    """Runs `model.onnx` of a bundle. Labels and limits come from the graph's own metadata."""
+
+    def __init__(self, graph: Path, threads: int = 0, cuda: bool = False) -> None:
+        """graph: the ONNX file. threads: of one operator, 0 for one a core. Raises FileNotFoundError where the graph
+        is missing."""
+        if not graph.is_file():
+            raise FileNotFoundError(f"{graph} is missing: run the export stage")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # Spinning threads steal the cores from the server's front end between batches.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        providers = ["CUDAExecutionProvider"] if cuda else []
+        self.session = onnxruntime.InferenceSession(str(graph), options, [*providers, "CPUExecutionProvider"])
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        self.labels = tuple(json.loads(metadata["labels"]))
+        self.max_tokens = int(metadata["max_tokens"])
+        self.pad_id = int(metadata["pad_id"])
+
+    def logits(self, ids: Sequence[Sequence[int]]) -> np.ndarray:
+        """Logits float32 [posts, classes] of one batch of token ids, padded here."""
+        input_ids, mask = pad(ids, self.pad_id)
+        return self.session.run(["logits"], {"input_ids": input_ids, "attention_mask": mask})[0]

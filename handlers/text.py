@@ -1,0 +1,136 @@
+"""The one definition of cleaning, tokenising and batching, used by training and serving alike."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+CLEANING_FILE = "cleaning.json"
+TOKENIZER_FILE = "tokenizer.json"
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffd]")
+_NOT_LETTERS = re.compile(r"[\W\d_]+")
+_SPACE = re.compile(r"\s+")
+
+# The transformer reads `max_tokens` tokens. Text far beyond them is cut before it is tokenised, so that a post of a
+# megabyte costs no more than a long one; sixteen characters a token is over three times what English needs.
+CHARACTERS_PER_TOKEN = 16
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """How a raw post becomes the text that the model reads; travels with the model, so that serving repeats training.
+
+    letters_only: lower case, every run of non-letters one space (the form in which the package-index corpus comes).
+    stop_words: words to drop, empty for none; compared in lower case.
+    stem: replace each word by its Porter stem.
+    """
+
+    letters_only: bool
+    stop_words: tuple[str, ...] = ()
+    stem: bool = False
+
+    def __call__(self, text: str) -> str:
+        """Clean one post. Idempotent but for stemming (Porter's stem of a stem may differ)."""
+        text = _CONTROL.sub(" ", unicodedata.normalize("NFC", text))
+        if self.letters_only:
+            text = _NOT_LETTERS.sub(" ", text.lower())
+        text = _SPACE.sub(" ", text).strip()
+        if self.stop_words or self.stem:
+            text = " ".join(self._words(text.split()))
+        return text
+
+    def _words(self, words: list[str]) -> Iterator[str]:
+        dropped = frozenset(self.stop_words)
+        stem = _porter_stemmer() if self.stem else str
+        return (stem(word) for word in words if word.lower() not in dropped)
+
+    def save(self, folder: Path) -> None:
+        """Write `cleaning.json` into `folder`."""
+        (folder / CLEANING_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Cleaning:
+        """Read what `save` wrote. Raises FileNotFoundError where it is missing."""
+        fields = json.loads((folder / CLEANING_FILE).read_text())
+        return cls(fields["letters_only"], tuple(fields["stop_words"]), fields["stem"])
+
+
+@functools.cache
+def _porter_stemmer() -> Callable[[str], str]:
+    # NLTK takes a second to import, so a worker whose model does not stem never pays for it.
+    from nltk.stem.porter import PorterStemmer
+
+    return PorterStemmer().stem
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One post as the transformer reads it: token ids with special tokens, and whether text was cut off."""
+
+    ids: list[int]
+    truncated: bool
+
+
+class Encoder:
+    """Turns cleaned text into the first `max_tokens` token ids (special tokens included).
+
+    Raises FileNotFoundError where `tokenizer.json` is missing.
+    """
+
+    def __init__(self, folder: Path, max_tokens: int) -> None:
+        path = folder / TOKENIZER_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: the model folder is incomplete, run its stage again")
+        self.tokenizer = Tokenizer.from_file(str(path))
+        # A tokenizer file may carry padding and truncation of its own; ours are the only ones that count.
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(max_tokens)
+        self.max_tokens = max_tokens
+
+    def __call__(self, texts: Sequence[str]) -> list[Encoded]:
+        """Encode cleaned texts."""
+        limit = self.max_tokens * CHARACTERS_PER_TOKEN
+        encodings = self.tokenizer.encode_batch([text[:limit] for text in texts])
+        return [
+            Encoded(encoding.ids, bool(encoding.overflowing) or len(text) > limit)
+            for text, encoding in zip(texts, encodings, strict=True)
+        ]
+
+
+def pack_by_length(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Group items of similar length into batches of at most `token_budget` padded tokens.
+
+    lengths: tokens of each item. Returns lists of indices, shortest items first; every index appears once. An item
+    longer than the budget gets a batch of its own.
+    """
+    batches: list[list[int]] = []
+    batch: list[int] = []
+    for index in np.argsort(lengths, kind="stable").tolist():
+        # Sorted, so the newest item is the longest and sets the padded length of the whole batch.
+        if batch and (len(batch) + 1) * lengths[index] > token_budget:
+            batches.append(batch)
+            batch = []
+        batch.append(index)
+    if batch:
+        batches.append(batch)
+    return batches
+
+
+def pad(ids: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """Stack token ids into one batch. Returns (input_ids, attention_mask), both int64 [batch, longest]."""
+    longest = max(map(len, ids))
+    input_ids = np.full((len(ids), longest), pad_id, dtype=np.int64)
+    mask = np.zeros((len(ids), longest), dtype=np.int64)
+    for row, item in enumerate(ids):
+        input_ids[row, : len(item)] = item
+        mask[row, : len(item)] = 1
+    return input_ids, mask

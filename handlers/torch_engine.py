@@ -1,0 +1,28 @@
+"""The PyTorch engine of a predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from handlers.model import Classifier
+from handlers.text import pad
+
+
+class TorchEngine:
+    """Runs the classifier of a bundle in float32 on `device`."""
+
+    def __init__(self, bundle: Path, device: str | torch.device = "cpu") -> None:
+        self.model = Classifier.load(bundle).to(device)
+        self.device = torch.device(device)
+        self.labels = self.model.config.labels
+        self.max_tokens = self.model.config.max_tokens
+
+    def logits(self, ids: Sequence[Sequence[int]]) -> np.ndarray:
+        """Logits float32 [posts, classes] of one batch of token ids, padded here."""
+        batch = (torch.from_numpy(array).to(self.device) for array in pad(ids, self.model.config.pad_id))
+        with torch.inference_mode():
+            return self.model(*batch).float().cpu().numpy()

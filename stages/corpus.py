@@ -1,0 +1,46 @@
+"""The prepared splits on disk: one place that knows their folder, their columns and the label names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet
+from datasets import ClassLabel, Dataset, Features, Value
+from datasets.table import InMemoryTable
+
+from stages.files import OUTPUTS, replacing
+from stages.stage import StageError
+
+RAW = OUTPUTS / "data" / "raw"
+PREPARED = OUTPUTS / "data" / "prepared"
+AUGMENTED = OUTPUTS / "data" / "augmented"
+
+
+def features(labels: list[str]) -> Features:
+    """id: names a post for good. text: the post as it came. clean: after cleaning. label: index into the names."""
+    return Features({
+        "id": Value("string"),
+        "text": Value("string"),
+        "clean": Value("string"),
+        "label": ClassLabel(names=labels),
+    })
+
+
+def save_split(dataset: Dataset, folder: Path, name: str) -> None:
+    """Write `<folder>/<name>.parquet`, whole; the label names travel in its schema."""
+    with replacing(folder / f"{name}.parquet") as temporary:
+        dataset.to_parquet(str(temporary))
+
+
+def load_split(folder: Path, name: str) -> Dataset:
+    """Read `<folder>/<name>.parquet` into memory. Raises StageError where it is missing."""
+    path = folder / f"{name}.parquet"
+    if not path.is_file():
+        raise StageError(f"{path} is missing: run the stage that writes it, or simply dvc repro")
+    # Not Dataset.from_parquet, which would leave a second copy in the user's cache folder.
+    return Dataset(InMemoryTable(pyarrow.parquet.read_table(path)))
+
+
+def label_names(dataset: Dataset) -> list[str]:
+    """Class names in the order of the label indices."""
+    return list(dataset.features["label"].names)

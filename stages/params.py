@@ -1,0 +1,205 @@
+"""The only reader of params.yaml: one frozen, validated dataclass per section; an unknown key is an error."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any
+
+import yaml
+
+from handlers.config import ACTIVATIONS, POOLINGS
+from stages.presets import PRESETS
+from stages.stage import StageError
+
+SOURCES = ("auto", "sklearn", "pypi")
+REMOVABLE = ("headers", "footers", "quotes")
+PRECISIONS = ("auto", "float32", "bf16", "fp16")
+SCHEDULES = ("linear", "cosine")
+
+
+class ParamsError(StageError):
+    """A key or value in params.yaml that cannot be used; the message names the key and what is allowed."""
+
+
+def one_of(*allowed: str) -> Any:
+    """A field, or each member of a tuple field, that takes one of the given values."""
+    return _checked(lambda value: value in allowed, "one of " + ", ".join(allowed))
+
+
+def between(low: float, high: float) -> Any:
+    """A number field, or each member of a tuple field, with both bounds included."""
+    return _checked(lambda value: low <= value <= high, f"{low} to {high}")
+
+
+def _checked(test: Callable[[Any], bool], allowed: str) -> Any:
+    return dataclasses.field(metadata={"test": test, "allowed": allowed})
+
+
+@dataclass(frozen=True)
+class Data:
+    source: str = one_of(*SOURCES)
+    remove: tuple[str, ...] = one_of(*REMOVABLE)
+    limit: int = between(0, 100_000)
+
+
+@dataclass(frozen=True)
+class Prepare:
+    validation: float = between(0.01, 0.5)
+    letters_only: bool
+    stop_words: bool
+    stem: bool
+
+
+@dataclass(frozen=True)
+class Augment:
+    share: float = between(0, 1)
+    synonym_rate: float = between(0, 1)
+    deletion_rate: float = between(0, 0.9)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    ngrams: int = between(1, 3)
+    min_df: int = between(1, 1000)
+    max_terms: int = between(100, 10_000_000)
+    c: float = between(1e-4, 1e4)
+
+
+@dataclass(frozen=True)
+class Train:
+    candidates: tuple[str, ...] = one_of(*PRESETS)
+    max_tokens: int = between(8, 512)
+    pooling: str = one_of(*POOLINGS)
+    head: tuple[int, ...] = between(1, 8192)
+    activation: str = one_of(*ACTIVATIONS)
+    dropout: float = between(0, 0.9)
+    encoder_dropout: float = between(0, 0.9)
+    epochs: int = between(1, 100)
+    batch_size: int = between(1, 4096)
+    lr: float = between(1e-7, 1e-1)
+    weight_decay: float = between(0, 1)
+    schedule: str = one_of(*SCHEDULES)
+    warmup: float = between(0, 1)
+    label_smoothing: float = between(0, 0.5)
+    clip_norm: float = between(1e-3, 1e3)
+    probe_epochs: int = between(0, 1000)
+    evaluations: int = between(1, 100)
+    patience: int = between(1, 1000)
+    precision: str = one_of(*PRECISIONS)
+
+
+@dataclass(frozen=True)
+class Fuse:
+    enabled: bool
+    tolerance: float = between(0, 1)
+
+
+@dataclass(frozen=True)
+class Explain:
+    posts: int = between(1, 1000)
+    samples: int = between(20, 100_000)
+    top: int = between(1, 100)
+
+
+@dataclass(frozen=True)
+class Export:
+    opset: int = between(17, 23)
+    tolerance: float = between(1e-7, 1)
+    posts: int = between(1, 1_000_000)
+    int8_agreement: float = between(0, 1)
+
+
+@dataclass(frozen=True)
+class Package:
+    version: str
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    slo_ms: float = between(1, 60_000)
+    requests: int = between(20, 1_000_000)
+    warmup: int = between(1, 1_000_000)
+    steps: int = between(1, 20)
+    users: tuple[int, ...] = between(1, 1000)
+
+
+@dataclass(frozen=True)
+class Params:
+    """All of params.yaml. `seed` goes into every generator of the build."""
+
+    seed: int = between(0, 2**32 - 1)
+    data: Data
+    prepare: Prepare
+    augment: Augment
+    baseline: Baseline
+    train: Train
+    fuse: Fuse
+    explain: Explain
+    export: Export
+    package: Package
+    benchmark: Benchmark
+
+
+def load(path: Path = Path("params.yaml")) -> Params:
+    """Read and check params.yaml.
+
+    Raises ParamsError, in one line, for a missing file, bad YAML, an unknown or missing key, or an impossible value.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path} is missing: run the stages from the project's root") from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    return _build(Params, document, "")
+
+
+def _build(section: type, values: Any, name: str) -> Any:
+    """One dataclass from one mapping; `name` is its dotted path, empty for the whole file."""
+    where = f"params.yaml: {name or 'the file'}"
+    if not isinstance(values, dict):
+        raise ParamsError(f"{where} must be a mapping of keys, not {values!r}")
+    hints = typing.get_type_hints(section)
+    fields = {field.name: field for field in dataclasses.fields(section)}
+    if unknown := sorted(map(str, values.keys() - fields.keys())):
+        raise ParamsError(f"{where} has no key {unknown[0]!r}; its keys are {', '.join(fields)}")
+    if missing := sorted(fields.keys() - values.keys()):
+        raise ParamsError(f"{where} lacks the key {missing[0]!r}")
+    prefix = f"{name}." if name else ""
+    return section(
+        **{
+            key: _build(hints[key], values[key], prefix + key)
+            if dataclasses.is_dataclass(hints[key])
+            else _value(field, hints[key], values[key], prefix + key)
+            for key, field in fields.items()
+        }
+    )
+
+
+def _value(field: dataclasses.Field[Any], kind: type | UnionType, value: Any, name: str) -> Any:
+    """One value, of the field's type and within its bounds."""
+    members = value
+    member_kind = kind
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, list) or len(set(map(str, value))) != len(value):
+            raise ParamsError(f"params.yaml: {name} must be a list without repetitions, not {value!r}")
+        members, member_kind = value, typing.get_args(kind)[0]
+    else:
+        members = [value]
+    allowed = field.metadata.get("allowed", "")
+    checked = []
+    for member in members:
+        if member_kind is float and type(member) is int:
+            member = float(member)
+        right_type = type(member) is member_kind
+        test = field.metadata.get("test")
+        if not right_type or (test and not test(member)):
+            expected = "true or false" if member_kind is bool else f"{member_kind.__name__} {allowed}".strip()
+            raise ParamsError(f"params.yaml: {name} is {member!r}; allowed: {expected}")
+        checked.append(member)
+    return tuple(checked) if typing.get_origin(kind) is tuple else checked[0]

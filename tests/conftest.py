@@ -1,0 +1,90 @@
+"""Tiny real parts, built in the tests: a BERT of two layers with a tokenizer of its own, and the bundle around it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.svm import LinearSVC
+from tokenizers import BertWordPieceTokenizer
+from transformers import BertConfig
+
+from handlers.config import ModelConfig
+from handlers.fusion import Fusion
+from handlers.linear import TOKEN_PATTERN, Linear
+from handlers.model import Classifier
+from handlers.text import TOKENIZER_FILE, Cleaning
+
+LABELS = ("autos", "hockey", "space")
+POSTS = {
+    "autos": ["the car has a new engine and four wheels", "my old car needs brakes and oil", "engine oil for the car"],
+    "hockey": [
+        "the team won the game on ice",
+        "goalie saved the puck in the last game",
+        "a hockey team plays",
+    ],
+    "space": [
+        "the rocket reached orbit around the moon",
+        "nasa launched a probe to the moon",
+        "orbit of a satellite",
+    ],
+}
+
+
+@pytest.fixture(scope="session")
+def corpus() -> tuple[list[str], list[int]]:
+    """Nine posts and their classes."""
+    texts = [text for label in LABELS for text in POSTS[label]]
+    return texts, [index for index, label in enumerate(LABELS) for _ in POSTS[label]]
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, corpus: tuple[list[str], list[int]]) -> Path:
+    """A complete bundle (random transformer, trained linear part, a cascade margin that some posts reach)."""
+    texts, labels = corpus
+    folder = tmp_path_factory.mktemp("bundle")
+    tokenizer = BertWordPieceTokenizer(lowercase=True)
+    tokenizer.train_from_iterator(texts, vocab_size=200, min_frequency=1, show_progress=False)
+    tokenizer.post_processor = _with_special_tokens(tokenizer)
+    tokenizer.save(str(folder / TOKENIZER_FILE))
+    torch.manual_seed(0)
+    encoder = BertConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+    )
+    config = ModelConfig(
+        encoder=encoder.to_dict(),
+        labels=LABELS,
+        pooling="mean",
+        head=(8,),
+        activation="gelu",
+        dropout=0.1,
+        max_tokens=32,
+        pad_id=tokenizer.token_to_id("[PAD]"),
+    )
+    Classifier(config).save(folder)
+    vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=TOKEN_PATTERN)
+    model = LinearSVC(random_state=0).fit(vectorizer.fit_transform(texts), labels)
+    Linear(
+        vectorizer.get_feature_names_out().tolist(),
+        vectorizer.idf_.astype(np.float32),
+        np.ascontiguousarray(model.coef_.T, dtype=np.float32),
+        model.intercept_.astype(np.float32),
+    ).save(folder)
+    Cleaning(letters_only=True).save(folder)
+    Fusion(deep=0.5, wide=2.0, fast=3.0, margin=1.2).save(folder)
+    return folder
+
+
+def _with_special_tokens(tokenizer: BertWordPieceTokenizer) -> object:
+    from tokenizers.processors import BertProcessing
+
+    ids = {name: tokenizer.token_to_id(name) for name in ("[SEP]", "[CLS]")}
+    return BertProcessing(*ids.items())
