@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets.table import InMemoryTable
 
-from stages.files import OUTPUTS, replacing
+from stages.files import replacing
 from stages.stage import StageError
 
-RAW = OUTPUTS / "data" / "raw"
-PREPARED = OUTPUTS / "data" / "prepared"
-AUGMENTED = OUTPUTS / "data" / "augmented"
+# id: names a post for good. text: the post as it came. clean: after cleaning. label: index into the names.
+COLUMNS = ("id", "text", "clean", "label")
+RAW_COLUMNS = ("id", "text", "label")
 
 
-def features(labels: list[str]) -> Features:
-    """id: names a post for good. text: the post as it came. clean: after cleaning. label: index into the names."""
-    return Features({
-        "id": Value("string"),
-        "text": Value("string"),
-        "clean": Value("string"),
-        "label": ClassLabel(names=labels),
-    })
+def features(labels: list[str], columns: Sequence[str] = COLUMNS) -> Features:
+    """The schema of a split; the label names are part of it."""
+    return Features({name: ClassLabel(names=labels) if name == "label" else Value("string") for name in columns})
 
 
 def save_split(dataset: Dataset, folder: Path, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Outputs written whole: under a temporary name beside the target, then renamed. One place for paths and hashes."""
+"""Outputs written whole: under a temporary name beside the target, then renamed. Hashes beside them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-OUTPUTS = Path("outputs")
-METRICS = OUTPUTS / "metrics"
-PLOTS = OUTPUTS / "plots"
 
 
 @contextlib.contextmanager

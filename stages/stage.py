@@ -9,7 +9,8 @@ import sys
 import time
 from collections.abc import Iterator
 
-from stages.files import METRICS, read_json, write_json
+from stages.files import read_json, write_json
+from stages.paths import METRICS
 
 TIMES = METRICS / "stages"
 
@@ -24,9 +25,10 @@ def stage(name: str) -> Iterator[None]:
 
     Exits with status 1 on StageError.
     """
-    logging.basicConfig(level=logging.INFO, format=f"{name}: %(message)s")
-    for chatty in ("httpx", "httpx2", "onnxscript", "onnx_ir", "fontTools", "matplotlib"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    # Our own modules speak; libraries only warn.
+    logging.basicConfig(level=logging.WARNING, format=f"{name}: %(message)s")
+    for ours in ("__main__", "stages"):
+        logging.getLogger(ours).setLevel(logging.INFO)
     started = time.monotonic()
     try:
         yield

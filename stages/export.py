@@ -1,0 +1,124 @@
+"""Stage `export`: the transformer as ONNX, in float32 and int8, each held against PyTorch before it may ship."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from handlers.model import Classifier
+from handlers.onnx_engine import GRAPH_FILE, OnnxEngine
+from handlers.predictor import Predictor
+from handlers.torch_engine import TorchEngine
+from stages.corpus import load_split
+from stages.files import remove, replacing, write_json
+from stages.params import load
+from stages.paths import METRICS, ONNX, PREPARED, SELECTED
+from stages.stage import StageError, stage
+
+log = logging.getLogger(__name__)
+
+FLOAT32, INT8 = "newsgroups-onnx", "newsgroups-onnx-int8"
+
+
+def export_onnx(bundle: Path, target: Path, opset: int) -> None:
+    """Write the bundle's transformer, pooling and head as one checked ONNX graph of dynamic batch and length.
+
+    Labels and limits travel in its metadata, so that the graph alone tells what its logits mean.
+    """
+    model = Classifier.load(bundle)
+    # Two posts of unlike length, so that neither dimension is taken for a constant.
+    ids = torch.ones(2, 7, dtype=torch.int64)
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens", max=model.config.max_tokens)
+    program = torch.onnx.export(
+        model,
+        (ids, mask),
+        input_names=["input_ids", "attention_mask"],
+        output_names=["logits"],
+        dynamic_shapes=({0: batch, 1: tokens}, {0: batch, 1: tokens}),
+        opset_version=opset,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    proto = program.model_proto
+    # The exporter's shape notes contradict what quantisation infers anew.
+    del proto.graph.value_info[:]
+    metadata = {
+        "labels": json.dumps(model.config.labels),
+        "max_tokens": str(model.config.max_tokens),
+        "pad_id": str(model.config.pad_id),
+    }
+    onnx.helper.set_model_props(proto, metadata)
+    onnx.checker.check_model(proto, full_check=True)
+    with replacing(target) as temporary:
+        onnx.save(proto, temporary)
+
+
+def quantize(graph: Path, target: Path) -> None:
+    """Write `graph` with int8 weights, a scale a channel, and activations quantised as they come.
+
+    Seven bits of range: without VNNI the sum of two u8 x s8 products saturates sixteen bits
+    (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html), and answers must not depend on
+    the processor.
+    """
+    with replacing(target) as temporary:
+        prepared = temporary.with_suffix(".prepared")
+        try:
+            quant_pre_process(str(graph), str(prepared), skip_symbolic_shape=True)
+            quantize_dynamic(prepared, temporary, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8)
+        finally:
+            remove(prepared)
+
+
+def compare(ours: Predictor, theirs: Predictor, texts: Sequence[str]) -> dict[str, float]:
+    """Hold one engine against PyTorch on raw posts, every one of them through the transformer.
+
+    logit: largest absolute difference. agreement: share of equal labels, as shipped (fused).
+    """
+    ids = [item.ids for item in ours.encoder([ours.cleaning(text) for text in texts])]
+    difference = np.abs(ours.logits(ids) - theirs.logits(ids)).max()
+    labels = [[answer.label for answer in each.predict(texts, fast_path=False)] for each in (ours, theirs)]
+    agreement = np.mean([a == b for a, b in zip(*labels, strict=True)])
+    return {"logit": round(float(difference), 6), "agreement": round(float(agreement), 4)}
+
+
+def main() -> None:
+    with stage("export"):
+        params = load()
+        settings = params.export
+        texts = list(load_split(PREPARED, "validation")["text"])[: settings.posts]
+        ours = Predictor(SELECTED, TorchEngine(SELECTED))
+        metrics: dict[str, Any] = {}
+        with replacing(ONNX) as folder:
+            graphs = {name: folder / name / GRAPH_FILE for name in (FLOAT32, INT8)}
+            export_onnx(SELECTED, graphs[FLOAT32], settings.opset)
+            quantize(graphs[FLOAT32], graphs[INT8])
+            for name, graph in graphs.items():
+                metrics[name] = compare(ours, Predictor(SELECTED, OnnxEngine(graph)), texts)
+                metrics[name]["size_mb"] = round(graph.stat().st_size / 1e6, 1)
+                log.info("%s: %s", name, metrics[name])
+            if metrics[FLOAT32]["logit"] > settings.tolerance:
+                raise StageError(
+                    f"the float32 graph differs from PyTorch by {metrics[FLOAT32]['logit']}, more than "
+                    f"export.tolerance {settings.tolerance}: try another export.opset"
+                )
+            metrics[INT8]["packaged"] = metrics[INT8]["agreement"] >= settings.int8_agreement
+            if not metrics[INT8]["packaged"]:
+                log.warning("%s agrees on too few posts and is left out", INT8)
+                remove(folder / INT8)
+        write_json(METRICS / "export.json", metrics)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Stage `fuse`: fit the fusion of the deep and the wide part, and the cascade, on validation; assemble the bundle."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import minimize
+from sklearn.metrics import f1_score
+
+from handlers.fusion import Fusion, log_softmax, margins
+from handlers.linear import Linear
+from handlers.predictor import Predictor
+from handlers.text import Cleaning
+from handlers.torch_engine import TorchEngine
+from stages.corpus import load_split
+from stages.files import copy_into, replacing, write_json
+from stages.hardware import choose_device
+from stages.params import load
+from stages.paths import DEEP, FUSED, LINEAR, METRICS, PREPARED
+from stages.stage import stage
+
+log = logging.getLogger(__name__)
+
+# A weight beyond this sharpens nothing that a double can show; it bounds the fit where every post is right.
+LARGEST_WEIGHT = 100.0
+
+
+def negative_log_likelihood(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over posts; scores [posts, classes] are unnormalised log-probabilities."""
+    return float(-log_softmax(scores)[np.arange(len(labels)), labels].mean())
+
+
+def fit_weights(parts: list[np.ndarray], labels: np.ndarray) -> np.ndarray:
+    """Non-negative weights of the parts, each [posts, classes], whose sum gives the labels the highest likelihood.
+
+    One part is temperature scaling; several are a logarithmic opinion pool (Heskes 1998).
+    """
+
+    def loss(weights: np.ndarray) -> float:
+        return negative_log_likelihood(sum(w * part for w, part in zip(weights, parts, strict=True)), labels)
+
+    start = np.full(len(parts), 1.0)
+    return minimize(loss, start, method="L-BFGS-B", bounds=[(0.0, LARGEST_WEIGHT)] * len(parts)).x
+
+
+def choose_margin(full: np.ndarray, scores: np.ndarray, labels: np.ndarray, tolerance: float) -> float | None:
+    """The smallest margin above which the wide part may answer alone: macro-F1 stays within `tolerance` of the full
+    model's. None where no post may skip the transformer.
+
+    full: predictions of the full model [posts]. scores: of the wide part [posts, classes].
+    """
+    lead = margins(scores)
+    alone = scores.argmax(axis=1)
+    goal = f1_score(labels, full, average="macro") - tolerance
+    chosen = None
+    # From the surest post down, a percent of them a step; the last margin that holds the goal skips the most.
+    for share in np.arange(0.01, 1.0, 0.01):
+        margin = float(np.quantile(lead, 1 - share))
+        predicted = np.where(lead >= margin, alone, full)
+        if f1_score(labels, predicted, average="macro") < goal:
+            break
+        chosen = margin
+    return chosen
+
+
+def fit(logits: np.ndarray, scores: np.ndarray, labels: np.ndarray, enabled: bool, tolerance: float) -> Fusion:
+    """Fit all numbers of a Fusion on one split: logits and scores [posts, classes], labels [posts]."""
+    deep = log_softmax(logits)
+    if not enabled:
+        (temperature,) = fit_weights([deep], labels)
+        return Fusion(deep=float(temperature), wide=0.0, fast=1.0, margin=None)
+    a, b = fit_weights([deep, scores], labels)
+    margin = choose_margin((a * deep + b * scores).argmax(axis=1), scores, labels, tolerance)
+    # Calibrated on the posts that take this path, which are the easy ones.
+    answered = slice(None) if margin is None else margins(scores) >= margin
+    (fast,) = fit_weights([scores[answered]], labels[answered])
+    return Fusion(deep=float(a), wide=float(b), fast=float(fast), margin=margin)
+
+
+def assemble(deep: Path, linear: Path, cleaning: Path, fusion: Fusion, folder: Path) -> None:
+    """Write a bundle: everything that a predictor needs, in one flat folder."""
+    copy_into(folder, deep, linear)
+    Cleaning.load(cleaning).save(folder)
+    fusion.save(folder)
+
+
+def main() -> None:
+    candidate = sys.argv[1]
+    with stage(f"fuse-{candidate}"):
+        params = load()
+        validation = load_split(PREPARED, "validation")
+        labels = np.asarray(validation["label"])
+        cleaned = list(validation["clean"])
+        scores = Linear.load(LINEAR).scores(cleaned)
+        with replacing(FUSED / candidate) as folder:
+            # The neutral fusion makes a bundle that a predictor can read; the fitted one replaces it.
+            assemble(DEEP / candidate, LINEAR, PREPARED, Fusion(1.0, 0.0, 1.0, None), folder)
+            predictor = Predictor(folder, TorchEngine(folder, choose_device()))
+            logits = predictor.logits([item.ids for item in predictor.encoder(cleaned)])
+            fusion = fit(logits, scores, labels, params.fuse.enabled, params.fuse.tolerance)
+            fusion.save(folder)
+        skipped = float(fusion.sure(scores).mean())
+        likelihood = negative_log_likelihood(np.log(fusion.full(logits, scores)), labels)
+        metrics = {
+            "deep": round(fusion.deep, 4),
+            "wide": round(fusion.wide, 4),
+            "fast": round(fusion.fast, 4),
+            "margin": None if fusion.margin is None else round(fusion.margin, 4),
+            "skipped": round(skipped, 4),
+            "validation_nll": round(likelihood, 4),
+        }
+        write_json(METRICS / "fuse" / f"{candidate}.json", metrics)
+        log.info("%s", metrics)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""One run of the locust file against a started server, and what its raw samples say."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from loadtest.openloop import percentile
+from stages.files import read_json
+from stages.stage import StageError
+from stages.torchserve import Server
+
+LOCUSTFILE = Path(__file__).resolve().parent.parent / "loadtest" / "locustfile.py"
+# A generator later than this was busy itself: what it measured says nothing about the server.
+LAG_MS = 10.0
+CORE_SHARE = 0.9
+# Seconds for locust to start and for the answers that are still due; answers a second below which a run is given up.
+SLACK_S, SLOWEST_RPS = 60.0, 1.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one run measured. Percentiles are exact, over all requests, answered rightly or not.
+
+    rate: offered requests a second, None in a closed loop. users: of a closed loop, None in an open one. rps: answered
+    requests a second. lag_p99_ms: how late the generator sent. core_share: of one core that it used.
+    """
+
+    rate: float | None
+    users: int | None
+    requests: int
+    rps: float
+    p50_ms: float
+    p99_ms: float
+    errors: int
+    lag_p99_ms: float
+    core_share: float
+
+    @property
+    def void(self) -> bool:
+        """Whether the generator, not the server, was the limit."""
+        return self.rate is not None and (self.lag_p99_ms > LAG_MS or self.core_share > CORE_SHARE)
+
+    def sustained(self, slo_ms: float) -> bool:
+        """Whether the rate was met: p99 within the objective, no errors, and a generator that kept its schedule."""
+        return self.p99_ms <= slo_ms and not self.errors and not self.void
+
+    def __str__(self) -> str:
+        load = f"{self.users} users" if self.rate is None else f"{self.rate:.1f} requests/s offered"
+        void = (
+            f" VOID: generator late by {self.lag_p99_ms:.0f} ms, {self.core_share:.0%} of a core" if self.void else ""
+        )
+        times = f"p50 {self.p50_ms:.0f} ms, p99 {self.p99_ms:.0f} ms"
+        return f"{load}: {self.rps:.1f} answered/s, {times}, {self.errors} errors{void}"
+
+
+def run(
+    server: Server,
+    model: str,
+    posts: Path,
+    seed: int,
+    requests: int,
+    samples: Path,
+    rate: float | None = None,
+    users: int | None = None,
+    full_path: bool = False,
+) -> Point:
+    """Run locust in a process of its own: open loop at `rate` requests a second, or closed loop with `users`.
+
+    samples: CSV file to write. full_path: ask for the cascade to be off. Raises StageError where nothing was measured.
+    """
+    samples.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary"]
+    command += ["--loglevel", "WARNING", "--host", server.url, "--model", model, "--key-file", str(server.key_file)]
+    command += ["--posts", str(posts), "--seed", str(seed), "--requests", str(requests), "--samples", str(samples)]
+    if rate is not None:
+        command += ["--rate", repr(rate)]
+    if users is not None:
+        command += ["--users", str(users), "--spawn-rate", str(users)]
+    if full_path:
+        command += ["--full-path"]
+    samples.unlink(missing_ok=True)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=SLACK_S + requests / min(rate or SLOWEST_RPS, SLOWEST_RPS)
+        )
+    except subprocess.TimeoutExpired as error:
+        raise StageError(f"{model}: the load test did not end within {error.timeout:.0f} s") from None
+    # Wrong answers make locust fail too, but then there are samples that say how many.
+    if not samples.is_file():
+        lines = done.stderr.strip().splitlines() or ["locust said nothing"]
+        raise StageError(f"{model}: the load test failed: {lines[-1]}")
+    return read_point(samples, rate, users)
+
+
+def read_point(samples: Path, rate: float | None, users: int | None) -> Point:
+    """What the raw samples in a CSV file say, with the JSON file beside it."""
+    with samples.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    details = read_json(samples.with_suffix(".json"))
+    latencies = [float(row["latency_ms"]) for row in rows]
+    if not latencies:
+        raise StageError(f"{samples} holds no sample: the load test asked nothing")
+    ends = [float(row["scheduled_s"]) + float(row["latency_ms"]) / 1000 for row in rows]
+    return Point(
+        rate=rate,
+        users=users,
+        requests=len(rows),
+        rps=len(rows) / (max(ends) - min(float(row["scheduled_s"]) for row in rows)),
+        p50_ms=percentile(latencies, 0.5),
+        p99_ms=percentile(latencies, 0.99),
+        errors=sum(row["ok"] != "1" for row in rows),
+        lag_p99_ms=percentile([float(row["lag_ms"]) for row in rows], 0.99),
+        core_share=details["generator_core_share"],
+    )
+
+
+def problems(samples: Path) -> Sequence[str]:
+    """What was wrong with answers of a run, the most frequent first."""
+    return list(read_json(samples.with_suffix(".json"))["problems"])

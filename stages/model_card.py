@@ -1,0 +1,102 @@
+"""The model card that travels in an archive: Hugging Face's metadata block, then a page for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from stages.presets import Preset
+
+_PAGE = """\
+# {name} {version}
+
+Sorts an English newsgroup post into one of {count} classes, with calibrated probabilities. A fine-tuned
+`{repository}` (from {checkpoint}) and a linear model over TF-IDF are fused, with the weights in `fusion.json`; where
+the linear model is sure enough, it may answer alone.
+
+## Data
+20 Newsgroups, sorted by date, from {source} (sha256 of the content `{digest}`), which states no licence of its own.
+{train} posts to train, {validation} to validate and calibrate, both of the official training split; {test} of the
+official test split for the figures below.
+
+## Results
+| | accuracy | macro-F1 |
+| --- | --- | --- |
+| this model | {accuracy:.4f} | {macro_f1:.4f} |
+| linear baseline | {baseline_accuracy:.4f} | {baseline_macro_f1:.4f} |
+
+The figures are of the PyTorch variant. An ONNX variant is compared with it when it is exported.
+
+## Intended use
+Routing, tagging and research on texts that resemble the training data: English, one topic, a sentence to a few pages.
+A person should be able to correct what it decides.
+
+## Limits
+- It knows its {count} classes only and always names one of them, however foreign the text.
+- The posts date from 1993: names, products and language have moved on since, and the authors were no cross-section of
+  any population.
+- The transformer reads only the beginning of a long post (an answer says `truncated`); the linear part reads all of it.
+- Not for decisions about people, such as moderation without review.
+
+## Classes
+{classes}
+"""
+
+
+def model_card(
+    name: str,
+    version: str,
+    labels: list[str],
+    encoder: Preset,
+    facts: dict[str, Any],
+    posts: dict[str, int],
+    scores: dict[str, Any],
+) -> str:
+    """The card as Markdown (format: https://huggingface.co/docs/hub/model-cards).
+
+    encoder: the checkpoint that was fine-tuned. facts: `source.json` of the fetch stage. posts: how many of each split
+    were used. scores: `quality.json`.
+    """
+    test, baseline = scores["selected"]["test"], scores["baseline"]["test"]
+    corpus, checkpoint = facts["corpus"], facts["checkpoints"][scores["selected"]["name"]]
+    metadata = {
+        "language": "en",
+        "license": encoder.licence,
+        "base_model": encoder.repository,
+        "pipeline_tag": "text-classification",
+        "tags": ["text-classification", "torchserve"],
+        "datasets": ["20newsgroups"],
+        "metrics": ["accuracy", "f1"],
+        "model-index": [
+            {
+                "name": name,
+                "results": [
+                    {
+                        "task": {"type": "text-classification"},
+                        "dataset": {"type": "20newsgroups", "name": "20 Newsgroups, by date", "split": "test"},
+                        "metrics": [
+                            {"type": "accuracy", "value": test["accuracy"]},
+                            {"type": "f1", "name": "macro-F1", "value": test["macro_f1"]},
+                        ],
+                    }
+                ],
+            }
+        ],
+    }
+    page = _PAGE.format(
+        name=name,
+        version=version,
+        count=len(labels),
+        repository=encoder.repository,
+        checkpoint=checkpoint["version"],
+        source=corpus["version"],
+        digest=corpus["content_sha256"],
+        **posts,
+        accuracy=test["accuracy"],
+        macro_f1=test["macro_f1"],
+        baseline_accuracy=baseline["accuracy"],
+        baseline_macro_f1=baseline["macro_f1"],
+        classes="\n".join(f"- {label}" for label in labels),
+    )
+    return f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n\n{page}"

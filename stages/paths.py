@@ -1,0 +1,31 @@
+"""Where everything that the stages write lies: one folder, `outputs/`, relative to the project's root."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+OUTPUTS = Path("outputs")
+
+METRICS = OUTPUTS / "metrics"
+PLOTS = OUTPUTS / "plots"
+
+DATA = OUTPUTS / "data"
+RAW = DATA / "raw"
+WORDNET = DATA / "wordnet"
+PREPARED = DATA / "prepared"
+AUGMENTED = DATA / "augmented"
+
+MODELS = OUTPUTS / "models"
+PRETRAINED = MODELS / "pretrained"
+LINEAR = MODELS / "linear"
+DEEP = MODELS / "deep"
+FUSED = MODELS / "fused"
+SELECTED = MODELS / "selected"
+ONNX = MODELS / "onnx"
+
+EVALUATION = OUTPUTS / "evaluation"
+MODEL_STORE = OUTPUTS / "model_store"
+SAMPLES = OUTPUTS / "benchmark"
+
+# Not an output of any stage: DVC deletes outputs before a run, and this is what an interrupted run resumes from.
+CHECKPOINTS = OUTPUTS / "checkpoints"

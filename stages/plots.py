@@ -1,0 +1,91 @@
+"""Pictures of an evaluation and of an explanation, as small PNG files that are the same for the same figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from stages.files import replacing
+
+FOR, AGAINST = "#2166ac", "#d6604d"  # a pair that colour-blind readers tell apart
+
+
+def confusion_matrix(path: Path, matrix: np.ndarray, names: Sequence[str]) -> None:
+    """Counts [actual, predicted], each row shaded by its share of the class."""
+    size = 2.5 + 0.42 * len(names)
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axes = figure.subplots()
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in zip(*np.nonzero(matrix), strict=True):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, matrix[row, column], ha="center", va="center", fontsize=7, color=colour)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("actual")
+    _save(figure, path)
+
+
+def reliability_diagram(path: Path, curves: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Accuracy over confidence, one line for each named curve of `metrics.reliability`; below, the shares of posts."""
+    figure = Figure(figsize=(5, 6), layout="constrained")
+    upper, lower = figure.subplots(2, height_ratios=[3, 1], sharex=True)
+    upper.plot([0, 1], [0, 1], color="grey", linestyle=":", label="calibrated")
+    for name, curve in curves.items():
+        filled = curve["share"] > 0
+        error = np.sum(curve["share"][filled] * np.abs(curve["confidence"] - curve["accuracy"])[filled])
+        upper.plot(
+            curve["confidence"][filled], curve["accuracy"][filled], marker="o", label=f"{name} (ECE {error:.3f})"
+        )
+        edges = np.linspace(0, 1, len(curve["share"]) + 1)
+        lower.stairs(curve["share"], edges, label=name)
+    upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    upper.legend(fontsize=8)
+    lower.set(xlabel="confidence", ylabel="share of posts")
+    _save(figure, path)
+
+
+def attention_map(path: Path, words: Sequence[str], weights: np.ndarray) -> None:
+    """Attention from each word (row) to each word (column), [words, words]; readable up to some thirty words."""
+    size = 1.5 + 0.22 * len(words)
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axes = figure.subplots()
+    # A few words take most of the attention: the colour scale ends where nearly all of the others lie.
+    axes.imshow(weights, cmap="viridis", vmin=0, vmax=np.quantile(weights, 0.98))
+    labels = [_plain(word, 14) for word in words]
+    axes.set_xticks(range(len(words)), labels, rotation=90, fontsize=7)
+    axes.set_yticks(range(len(words)), labels, fontsize=7)
+    axes.set_xlabel("attended to")
+    axes.set_ylabel("from")
+    _save(figure, path)
+
+
+def contribution_bars(path: Path, title: str, methods: Mapping[str, Sequence[tuple[str, float]]]) -> None:
+    """One panel a method: its strongest words, the strongest on top, for (right) or against (left) the answer."""
+    longest = max(len(words) for words in methods.values())
+    figure = Figure(figsize=(2.3 * len(methods), 1.2 + 0.22 * longest), layout="constrained")
+    figure.suptitle(_plain(title, 200), fontsize=9)
+    for axes, (name, pairs) in zip(figure.subplots(1, len(methods), squeeze=False)[0], methods.items(), strict=True):
+        values = [value for _, value in pairs]
+        axes.barh(range(len(pairs)), values, color=[FOR if value >= 0 else AGAINST for value in values])
+        axes.set_yticks(range(len(pairs)), [_plain(word, 18) for word, _ in pairs], fontsize=7)
+        axes.invert_yaxis()
+        axes.axvline(0, color="grey", linewidth=0.5)
+        axes.tick_params(axis="x", labelsize=6)
+        axes.set_title(name, fontsize=8)
+    _save(figure, path)
+
+
+def _plain(text: str, limit: int) -> str:
+    """Text for a picture: cut, and without the dollar that would start a formula."""
+    return (text if len(text) <= limit else text[: limit - 1] + "…").replace("$", r"\$")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as temporary:
+        # The format is named because the temporary file's name does not end in .png.
+        figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})

@@ -1,0 +1,82 @@
+"""Stage `select`: the candidate that ships, chosen on validation alone, and the figures people ask for first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stages.files import copy_into, read_json, replacing, write_json
+from stages.params import load
+from stages.paths import FUSED, METRICS, SELECTED
+from stages.stage import StageError, stage
+
+SELECTED_FILE = "selected.json"
+HEADLINE = ("accuracy", "macro_f1")
+
+
+def main() -> None:
+    with stage("select"):
+        params = load()
+        reports = {name: read_figures(METRICS / "candidates" / f"{name}.json") for name in params.train.candidates}
+        baseline = read_figures(METRICS / "baseline.json")
+        name = choose({name: report["validation"]["shipped"]["macro_f1"] for name, report in reports.items()})
+        publish(FUSED / name, SELECTED, {"name": name, "validation": headline(reports[name]["validation"]["shipped"])})
+        write_json(METRICS / "quality.json", quality(name, reports, baseline))
+        print(f"selected: {name}")
+
+
+def read_figures(path: Path) -> dict[str, Any]:
+    """A metrics file of an earlier stage. Raises StageError where it is missing."""
+    try:
+        return read_json(path)
+    except FileNotFoundError:
+        raise StageError(f"{path} is missing: run the stage that writes it, or simply dvc repro") from None
+
+
+def choose(validation: dict[str, float]) -> str:
+    """The name with the best validation macro-F1; of equals, the first named."""
+    return max(validation, key=lambda name: validation[name])
+
+
+def publish(bundle: Path, target: Path, choice: dict[str, Any]) -> None:
+    """Copy the chosen bundle to `target` and write down the choice beside it. Raises StageError without a bundle."""
+    if not bundle.is_dir():
+        raise StageError(f"{bundle} is missing: run the fuse stage, or simply dvc repro")
+    with replacing(target) as temporary:
+        copy_into(temporary, bundle)
+        write_json(temporary / SELECTED_FILE, choice)
+
+
+def quality(name: str, reports: dict[str, dict[str, Any]], baseline: dict[str, Any]) -> dict[str, Any]:
+    """`quality.json`: the selected candidate, the linear baseline, and every candidate's headline figures.
+
+    reports: the figures of each candidate as `evaluate` writes them. baseline: as the baseline stage writes them.
+    """
+    chosen = reports[name]
+    details = ("accuracy_95", "macro_f1_95", "weighted_f1", "top3", "ece")
+    return {
+        "selected": {
+            "name": name,
+            "validation": headline(chosen["validation"]["shipped"]),
+            "test": {
+                **headline(chosen["test"]["shipped"], details),
+                "fast_share": chosen["test"]["fast_share"],
+            },
+            "over_wide": chosen["test"]["shipped_over_wide"],
+        },
+        "baseline": {split: headline(baseline[split]) for split in ("validation", "test")},
+        "candidates": {
+            candidate: {split: headline(report[split]["shipped"]) for split in ("validation", "test")}
+            for candidate, report in reports.items()
+        },
+    }
+
+
+def headline(scores: dict[str, Any], more: Sequence[str] = ()) -> dict[str, Any]:
+    """Accuracy and macro-F1 of one system, and whichever other figures are named."""
+    return {key: scores[key] for key in (*HEADLINE, *more)}
+
+
+if __name__ == "__main__":
+    main()
