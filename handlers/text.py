@@ -16,7 +16,8 @@ from tokenizers import Tokenizer
 CLEANING_FILE = "cleaning.json"
 TOKENIZER_FILE = "tokenizer.json"
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffd]")
+# Control characters, marks of a broken decoding, and halves of surrogate pairs, which no tokenizer takes.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffd\ud800-\udfff]")
 _NOT_LETTERS = re.compile(r"[\W\d_]+")
 _SPACE = re.compile(r"\s+")
 
@@ -40,7 +41,7 @@ class Cleaning:
 
     def __call__(self, text: str) -> str:
         """Clean one post. Idempotent but for stemming (Porter's stem of a stem may differ)."""
-        text = _CONTROL.sub(" ", unicodedata.normalize("NFC", text))
+        text = _CONTROL.sub(" ", unicodedata.normalize("NFKC", text))
         if self.letters_only:
             text = _NOT_LETTERS.sub(" ", text.lower())
         text = _SPACE.sub(" ", text).strip()

@@ -127,6 +127,7 @@ class WordNet:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="The multilingual functions")
                 self._reader = _Reader(root, omw_reader=None)
+            self._counts = _counts(folder / "cntlist.rev")
             self._irregular = {part: _exceptions(folder / f"{name}.exc") for part, name in _PARTS.items()}
         except (OSError, LookupError) as error:
             raise StageError(f"{folder} is no readable WordNet ({error}): dvc repro --force fetch") from error
@@ -149,7 +150,8 @@ class WordNet:
         if base is None:
             return 0, part, word, []
         # WordNet lists the senses of a word by frequency.
-        counts = {lemma.name(): lemma.count() for lemma in self._reader.synsets(base, part)[0].lemmas()}
+        lemmas = self._reader.synsets(base, part)[0].lemmas()
+        counts = {lemma.name(): self._counts.get(lemma.key(), 0) for lemma in lemmas}
         own = max((count for name, count in counts.items() if name.lower() == base), default=0)
         return own, part, base, sorted(filter(counts.get, counts), key=lambda name: -counts[name])
 
@@ -188,6 +190,13 @@ def _regular(lemma: str, ending: str) -> str:
     if lemma.endswith("e") and not (ending == "ing" and lemma.endswith(("ee", "oe", "ye"))):
         return lemma[:-1] + ending
     return lemma + ending
+
+
+def _counts(path: Path) -> dict[str, int]:
+    """How often each sense key was met, from WordNet's lines of `key sense count`; NLTK's own look-up takes a
+    millisecond a word, half of the stage's time."""
+    rows = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
+    return {key: int(count) for key, _, count in rows}
 
 
 def _exceptions(path: Path) -> defaultdict[str, list[str]]:

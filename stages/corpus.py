@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Features, Value, disable_progress_bars
 from datasets.table import InMemoryTable
 
 from stages.files import replacing
@@ -24,6 +24,8 @@ def features(labels: list[str], columns: Sequence[str] = COLUMNS) -> Features:
 
 def save_split(dataset: Dataset, folder: Path, name: str) -> None:
     """Write `<folder>/<name>.parquet`, whole; the label names travel in its schema."""
+    # A bar for every file of a second's work would hide the ones that matter.
+    disable_progress_bars()
     with replacing(folder / f"{name}.parquet") as temporary:
         dataset.to_parquet(str(temporary))
 

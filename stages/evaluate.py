@@ -118,7 +118,8 @@ def measure(
     draws = metrics.bootstrap(actual, *predicted.values(), classes=len(names), seed=seed)
     report: dict[str, Any] = {"posts": len(actual), "fast_share": float(fast.mean())}
     for column, system in enumerate(predicted):
-        report[system] = metrics.summary(actual, probabilities[system])
+        scores = metrics.summary(actual, probabilities[system])
+        report[system] = scores if system == "shipped" else {name: scores[name] for name in draws}
         if system != "wide":
             report[system]["ece"] = metrics.calibration_error(actual, probabilities[system])
         report[system] |= {f"{name}_95": metrics.interval(values[:, column]) for name, values in draws.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import json
 import shutil
@@ -22,8 +23,8 @@ def replacing(target: Path) -> Iterator[Path]:
     remove(temporary)
     try:
         yield temporary
-        if target.is_dir():
-            # A folder cannot be renamed over another one that has content.
+        if target.is_dir() or temporary.is_dir():
+            # A folder is renamed neither over a file nor over another folder that has content.
             remove(target)
         temporary.replace(target)
     finally:
@@ -50,10 +51,9 @@ def read_json(path: Path) -> Any:
 
 
 def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
-    """Write a table for DVC's plots, whole; cells must hold no comma, quote or line end."""
-    lines = [",".join(map(str, row)) for row in [header, *rows]]
-    with replacing(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    """Write a table for DVC's plots, whole."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 
 def sha256(path: Path) -> str:

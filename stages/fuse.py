@@ -24,8 +24,9 @@ from stages.stage import stage
 
 log = logging.getLogger(__name__)
 
-# A weight beyond this sharpens nothing that a double can show; it bounds the fit where every post is right.
-LARGEST_WEIGHT = 100.0
+# Bounds of a weight: no part loses its say over the order of the classes, and none grows without end where every post
+# is right.
+SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-3, 100.0
 
 
 def negative_log_likelihood(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -34,7 +35,7 @@ def negative_log_likelihood(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def fit_weights(parts: list[np.ndarray], labels: np.ndarray) -> np.ndarray:
-    """Non-negative weights of the parts, each [posts, classes], whose sum gives the labels the highest likelihood.
+    """Positive weights of the parts, each [posts, classes], whose sum gives the labels the highest likelihood.
 
     One part is temperature scaling; several are a logarithmic opinion pool (Heskes 1998).
     """
@@ -43,7 +44,7 @@ def fit_weights(parts: list[np.ndarray], labels: np.ndarray) -> np.ndarray:
         return negative_log_likelihood(sum(w * part for w, part in zip(weights, parts, strict=True)), labels)
 
     start = np.full(len(parts), 1.0)
-    return minimize(loss, start, method="L-BFGS-B", bounds=[(0.0, LARGEST_WEIGHT)] * len(parts)).x
+    return minimize(loss, start, method="L-BFGS-B", bounds=[(SMALLEST_WEIGHT, LARGEST_WEIGHT)] * len(parts)).x
 
 
 def choose_margin(full: np.ndarray, scores: np.ndarray, labels: np.ndarray, tolerance: float) -> float | None:
@@ -103,7 +104,7 @@ def main() -> None:
             fusion = fit(logits, scores, labels, params.fuse.enabled, params.fuse.tolerance)
             fusion.save(folder)
         skipped = float(fusion.sure(scores).mean())
-        likelihood = negative_log_likelihood(np.log(fusion.full(logits, scores)), labels)
+        likelihood = negative_log_likelihood(fusion.deep * log_softmax(logits) + fusion.wide * scores, labels)
         metrics = {
             "deep": round(fusion.deep, 4),
             "wide": round(fusion.wide, 4),

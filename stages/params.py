@@ -7,7 +7,6 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
 from typing import Any
 
 import yaml
@@ -26,18 +25,18 @@ class ParamsError(StageError):
     """A key or value in params.yaml that cannot be used; the message names the key and what is allowed."""
 
 
-def one_of(*allowed: str) -> Any:
-    """A field, or each member of a tuple field, that takes one of the given values."""
-    return _checked(lambda value: value in allowed, "one of " + ", ".join(allowed))
+def one_of(*allowed: str, members: int = 0) -> Any:
+    """A field, or each member of a tuple field of at least `members`, that takes one of the given values."""
+    return _checked(lambda value: value in allowed, "one of " + ", ".join(allowed), members)
 
 
-def between(low: float, high: float) -> Any:
-    """A number field, or each member of a tuple field, with both bounds included."""
-    return _checked(lambda value: low <= value <= high, f"{low} to {high}")
+def between(low: float, high: float, members: int = 0) -> Any:
+    """A number field, or each member of a tuple field of at least `members`, with both bounds included."""
+    return _checked(lambda value: low <= value <= high, f"{low} to {high}", members)
 
 
-def _checked(test: Callable[[Any], bool], allowed: str) -> Any:
-    return dataclasses.field(metadata={"test": test, "allowed": allowed})
+def _checked(test: Callable[[Any], bool], allowed: str, members: int) -> Any:
+    return dataclasses.field(metadata={"test": test, "allowed": allowed, "members": members})
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Train:
-    candidates: tuple[str, ...] = one_of(*PRESETS)
+    candidates: tuple[str, ...] = one_of(*PRESETS, members=1)
     max_tokens: int = between(8, 512)
     pooling: str = one_of(*POOLINGS)
     head: tuple[int, ...] = between(1, 8192)
@@ -125,7 +124,7 @@ class Benchmark:
     requests: int = between(20, 1_000_000)
     warmup: int = between(1, 1_000_000)
     steps: int = between(1, 20)
-    users: tuple[int, ...] = between(1, 1000)
+    users: tuple[int, ...] = between(1, 1000, members=1)
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ def load(path: Path = Path("params.yaml")) -> Params:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{path} is missing: run the stages from the project's root") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     return _build(Params, document, "")
 
@@ -181,25 +180,22 @@ def _build(section: type, values: Any, name: str) -> Any:
     )
 
 
-def _value(field: dataclasses.Field[Any], kind: type | UnionType, value: Any, name: str) -> Any:
-    """One value, of the field's type and within its bounds."""
-    members = value
-    member_kind = kind
-    if typing.get_origin(kind) is tuple:
-        if not isinstance(value, list) or len(set(map(str, value))) != len(value):
-            raise ParamsError(f"params.yaml: {name} must be a list without repetitions, not {value!r}")
-        members, member_kind = value, typing.get_args(kind)[0]
-    else:
-        members = [value]
-    allowed = field.metadata.get("allowed", "")
-    checked = []
-    for member in members:
-        if member_kind is float and type(member) is int:
-            member = float(member)
-        right_type = type(member) is member_kind
-        test = field.metadata.get("test")
-        if not right_type or (test and not test(member)):
-            expected = "true or false" if member_kind is bool else f"{member_kind.__name__} {allowed}".strip()
-            raise ParamsError(f"params.yaml: {name} is {member!r}; allowed: {expected}")
-        checked.append(member)
-    return tuple(checked) if typing.get_origin(kind) is tuple else checked[0]
+def _value(field: dataclasses.Field[Any], kind: Any, value: Any, name: str) -> Any:
+    """One value, or the tuple of a list's members, of the field's type and within its bounds."""
+    if typing.get_origin(kind) is not tuple:
+        return _member(field, kind, value, name)
+    if not isinstance(value, list) or len({str(member) for member in value}) != len(value):
+        raise ParamsError(f"params.yaml: {name} must be a list without repetitions, not {value!r}")
+    if len(value) < field.metadata["members"]:
+        raise ParamsError(f"params.yaml: {name} is empty; allowed: {field.metadata['allowed']}")
+    return tuple(_member(field, typing.get_args(kind)[0], member, name) for member in value)
+
+
+def _member(field: dataclasses.Field[Any], kind: type, value: Any, name: str) -> Any:
+    # YAML writes 1 for 1.0; and a bool is an int to Python, but not to us.
+    right = type(value) is kind or (kind is float and type(value) is int)
+    test = field.metadata.get("test")
+    if not right or (test and not test(value)):
+        allowed = "true or false" if kind is bool else f"{kind.__name__} {field.metadata.get('allowed', '')}".strip()
+        raise ParamsError(f"params.yaml: {name} is {value!r}; allowed: {allowed}")
+    return kind(value)

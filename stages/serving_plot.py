@@ -19,8 +19,8 @@ TIE = 0.1
 def recommendation(rows: Mapping[str, Mapping[str, Any]], agreement: Mapping[str, float | None], slo_ms: float) -> str:
     """One sentence: which variant to deploy, and the rule that says so.
 
-    rows: serving.json. agreement: share of answers equal to the PyTorch variant's, None where it is not known (the
-    PyTorch variant itself agrees wholly).
+    rows: serving.json. agreement: share of answers equal to the PyTorch variant's, which itself has 1; None where it
+    is not known, which wins no tie.
     """
     best = max(row["capacity_rps"] for row in rows.values())
     if best == 0:
@@ -31,7 +31,7 @@ def recommendation(rows: Mapping[str, Mapping[str, Any]], agreement: Mapping[str
 
     def merit(variant: str) -> tuple[float, float]:
         known = agreement.get(variant)
-        return 1.0 if known is None else round(known, 3), -rows[variant]["rss_mb"]
+        return 0.0 if known is None else round(known, 3), -rows[variant]["rss_mb"]
 
     chosen = max(equal, key=merit)
     return (

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.svm import LinearSVC
 from tokenizers import BertWordPieceTokenizer
@@ -17,6 +18,10 @@ from handlers.fusion import Fusion
 from handlers.linear import TOKEN_PATTERN, Linear
 from handlers.model import Classifier
 from handlers.text import TOKENIZER_FILE, Cleaning
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
 
 LABELS = ("autos", "hockey", "space")
 POSTS = {

@@ -1,0 +1,223 @@
+"""Load test of a served model, over HTTP only.
+
+Closed loop, for people:   locust -f loadtest/locustfile.py
+Open loop, for figures:    locust -f loadtest/locustfile.py --headless --rate 50 --requests 500 --samples samples.csv
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import time
+from argparse import ArgumentParser
+from collections import Counter
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gevent
+from answers import wrong_explanation, wrong_prediction, wrong_refusal
+from gevent.pool import Group
+from locust import FastHttpUser, events, task
+from locust.contrib.fasthttp import FastHttpSession
+from locust.env import Environment
+from locust.event import EventHook
+from locust.exception import StopUser
+from locust.runners import MasterRunner, WorkerRunner
+from openloop import schedule
+from posts import DEFAULT, InputError, read_key, read_posts
+
+BAD_BODIES: tuple[bytes, ...] = (b"", b"{", b"[]", b"{}", b'{"text": 5}', b'{"text": null}', b'{"text": ""}')
+HEADER = "scheduled_s,latency_ms,lag_ms,ok\n"
+
+
+class Run:
+    """What all users of this process share: the posts, the key, the choice of the next request, the samples."""
+
+    def __init__(self, options: Any) -> None:
+        """options: the parsed command line. Raises InputError for a file or a value that cannot be used."""
+        for name in ("bad_share", "explain_share"):
+            if not 0 <= getattr(options, name) <= 1:
+                raise InputError(f"--{name.replace('_', '-')} is {getattr(options, name):g}: give 0 to 1")
+        self.posts, self.labels = read_posts(Path(options.posts))
+        self.headers = {"Authorization": f"Bearer {read_key(Path(options.key_file))}"}
+        self.options = options
+        self.random = random.Random(options.seed)
+        self.sent = 0
+        # (scheduled s, latency ms, lag ms, ok) of every answer.
+        self.samples: list[tuple[float, float, float, bool]] = []
+        self.problems: Counter[str] = Counter()
+        self.reset_clocks()
+
+    def reset_clocks(self) -> None:
+        self.started, self.cpu = time.perf_counter(), time.process_time()
+
+    def next_request(self) -> tuple[str, bytes]:
+        """What to send next, seeded: ("predict", "explain" or "bad", body)."""
+        draw = self.random.random()
+        if draw < self.options.bad_share:
+            return "bad", self.random.choice(BAD_BODIES)
+        kind = "explain" if draw < self.options.bad_share + self.options.explain_share else "predict"
+        body = {"text": self.random.choice(self.posts)}
+        if self.options.full_path:
+            body["fast_path"] = "off"
+        return kind, json.dumps(body).encode()
+
+    def send(self, client: Any, kind: str, body: bytes, scheduled: float | None = None) -> None:
+        """Send one request and check its answer; latency counts from `scheduled` (default: from now)."""
+        sent = time.perf_counter() - self.started
+        scheduled = sent if scheduled is None else scheduled
+        endpoint = "explanations" if kind == "explain" else "predictions"
+        headers = self.headers | {"Content-Type": "application/json"}
+        path = f"/{endpoint}/{self.options.model}"
+        with client.post(path, data=body, headers=headers, name=kind, catch_response=True) as response:
+            latency = (time.perf_counter() - self.started - scheduled) * 1000
+            # Locust's own figures must count the wait for a late send too.
+            response.request_meta["response_time"] = latency
+            problem = self.check(kind, response.status_code, response.content or b"")
+            if problem:
+                response.failure(problem)
+                self.problems[problem] += 1
+            else:
+                response.success()
+        self.samples.append((scheduled, latency, (sent - scheduled) * 1000, problem is None))
+
+    def check(self, kind: str, status: int, body: bytes) -> str | None:
+        """What is wrong with an answer, None for nothing."""
+        if kind == "bad":
+            return wrong_refusal(status, body)
+        check = wrong_explanation if kind == "explain" else wrong_prediction
+        return check(status, body, self.labels)
+
+    def write(self, path: Path) -> None:
+        """Write the raw samples, and beside them (.json) what the run as a whole was like."""
+        wall = time.perf_counter() - self.started
+        details = {
+            "rate": self.options.rate,
+            "seed": self.options.seed,
+            "requests": len(self.samples),
+            "seconds": wall,
+            # Of one core: near 1 the generator, not the server, was the limit. Of all cores: what it took from them.
+            "generator_core_share": (time.process_time() - self.cpu) / wall,
+            "generator_machine_share": (time.process_time() - self.cpu) / wall / (os.cpu_count() or 1),
+            "problems": dict(self.problems.most_common()),
+        }
+        lines = [f"{scheduled:.6f},{latency:.3f},{lag:.3f},{ok:d}\n" for scheduled, latency, lag, ok in self.samples]
+        for target, text in (
+            (path.with_suffix(".json"), json.dumps(details, indent=1)),
+            (path, HEADER + "".join(lines)),
+        ):
+            partial = target.with_name(f".{target.name}.partial")
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(target)
+
+
+class Visitor(FastHttpUser):
+    """Closed loop: sends, waits for the answer, sends again. Has as many users as locust is told."""
+
+    host = "http://127.0.0.1:8080"
+    run_: ClassVar[Run]
+
+    @task
+    def ask(self) -> None:
+        limit = self.run_.options.requests
+        if limit and self.run_.sent >= limit:
+            if len(self.run_.samples) >= limit:
+                finish(self.environment)
+            raise StopUser
+        self.run_.sent += 1
+        self.run_.send(self.client, *self.run_.next_request())
+
+
+class Arrivals(FastHttpUser):
+    """Open loop: one user that sends on schedule, whether or not earlier requests have been answered."""
+
+    host = Visitor.host
+    fixed_count = 1
+    concurrency = 4096
+    run_: ClassVar[Run]
+
+    @task
+    def arrive(self) -> None:
+        run, options = self.run_, self.run_.options
+        times = schedule(options.rate, options.requests, options.seed)
+        requests = [run.next_request() for _ in times]
+        pending = Group()
+        run.reset_clocks()
+        for scheduled, (kind, body) in zip(times, requests, strict=True):
+            gevent.sleep(max(0.0, run.started + scheduled - time.perf_counter()))
+            pending.spawn(run.send, self.client, kind, body, scheduled)
+        pending.join()
+        finish(self.environment)
+        raise StopUser
+
+
+def finish(environment: Environment) -> None:
+    """End the run from inside a user: the process too, unless a web page is open."""
+    gevent.spawn(environment.runner.quit if environment.web_ui is None else environment.runner.stop)
+
+
+@events.init_command_line_parser.add_listener
+def add_options(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("Newsgroups")
+    group.add_argument("--model", default="newsgroups", help="name of the served model")
+    group.add_argument("--key-file", default="key_file.json", help="written by TorchServe where it was started")
+    group.add_argument("--posts", default=str(DEFAULT), help="data set (.parquet), JSON lines or text, one post a line")
+    group.add_argument("--bad-share", type=float, default=0.0, help="of requests that must be refused, 0 to 1")
+    group.add_argument("--explain-share", type=float, default=0.0, help="of explain requests, 0 to 1")
+    group.add_argument("--full-path", action="store_true", help="ask for the transformer on every post: cascade off")
+    group.add_argument(
+        "--rate", type=float, help="open loop: Poisson arrivals a second; needs --headless and --requests"
+    )
+    group.add_argument("--requests", type=int, default=0, help="stop after so many (0: run on)")
+    group.add_argument("--seed", type=int, default=20, help="of the posts and the arrivals")
+    group.add_argument("--samples", help="CSV file for the raw samples; a JSON file about the run is put beside it")
+
+
+@events.init.add_listener
+def prepare(environment: Environment, **_: Any) -> None:
+    """Check everything that can be checked before the first request; leaves with one line where something is wrong."""
+    options = environment.parsed_options
+    open_loop = options.rate is not None
+    environment.user_classes = [Arrivals if open_loop else Visitor]
+    try:
+        if open_loop:
+            schedule(options.rate, options.requests, options.seed)
+            if isinstance(environment.runner, MasterRunner | WorkerRunner) or environment.web_ui:
+                raise InputError("--rate is one process without a web page: add --headless, drop --processes")
+        if not isinstance(environment.runner, MasterRunner):
+            run = Visitor.run_ = Arrivals.run_ = Run(options)
+            if environment.web_ui is None:
+                check_server(environment, run)
+                run.reset_clocks()
+    except (InputError, ValueError) as error:
+        sys.exit(f"loadtest: {error}")
+
+
+def check_server(environment: Environment, run: Run) -> None:
+    """One prediction, outside the statistics. Raises InputError with what is wrong with it."""
+    host = environment.host or Visitor.host
+    client = FastHttpSession(host, EventHook(), user=None)
+    response = client.post(f"/predictions/{run.options.model}", json={"text": run.posts[0]}, headers=run.headers)
+    if problem := wrong_prediction(response.status_code, response.content or b"", run.labels):
+        raise InputError(f"{host}: {problem}")
+
+
+@events.test_start.add_listener
+def note_start(environment: Environment, **_: Any) -> None:
+    """A run from the web page starts its clocks and counters anew."""
+    if environment.web_ui and not isinstance(environment.runner, MasterRunner):
+        Visitor.run_ = Run(environment.parsed_options)
+
+
+@events.quitting.add_listener
+def report(environment: Environment, **_: Any) -> None:
+    """Write the samples; exit status 1 where an answer was wrong or nothing was asked."""
+    if isinstance(environment.runner, WorkerRunner):
+        return
+    options, total = environment.parsed_options, environment.stats.total
+    if options.samples and not isinstance(environment.runner, MasterRunner):
+        Visitor.run_.write(Path(options.samples))
+    if total.num_failures or not total.num_requests:
+        environment.process_exit_code = 1

@@ -1,0 +1,68 @@
+"""Reads posts to send, and the key that lets them in. Every failure is one line that says the mend."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+DEFAULT = Path("outputs/data/prepared/test.parquet")
+
+
+class InputError(Exception):
+    """A file that a load test cannot use; the message says the mend."""
+
+
+def read_posts(path: Path) -> tuple[list[str], tuple[str, ...]]:
+    """Posts, and the class names where the file knows them.
+
+    path: a data set (.parquet, column `text`), JSON lines (.jsonl, strings or objects with `text`), or text with one
+    post a line. Raises InputError where it is missing, unreadable or empty.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is missing: run dvc repro, or give --posts a text file with one post a line")
+    try:
+        posts, labels = _READERS.get(path.suffix, _read_text)(path)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise InputError(f"{path} cannot be read as posts ({' '.join(str(error).split())})") from None
+    # A post without a letter is a bad request: the server is right to refuse it.
+    posts = [post for post in posts if any(map(str.isalpha, post))]
+    if not posts:
+        raise InputError(f"{path} holds no post with a word in it: give --posts a file with one post a line")
+    return posts, labels
+
+
+def _read_parquet(path: Path) -> tuple[list[str], tuple[str, ...]]:
+    # Only data sets need it, so a load test from a text file runs where there is no pyarrow.
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(path)
+    details = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+    label = details.get("info", {}).get("features", {}).get("label", {})
+    return table.column("text").to_pylist(), tuple(label.get("names", ()))
+
+
+def _read_json_lines(path: Path) -> tuple[list[str], tuple[str, ...]]:
+    values = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    posts = [value if isinstance(value, str) else value["text"] for value in values]
+    if not all(isinstance(post, str) for post in posts):
+        raise ValueError("a post is no string")
+    return posts, ()
+
+
+def _read_text(path: Path) -> tuple[list[str], tuple[str, ...]]:
+    return path.read_text(encoding="utf-8").splitlines(), ()
+
+
+_READERS = {".parquet": _read_parquet, ".jsonl": _read_json_lines}
+
+
+def read_key(path: Path) -> str:
+    """The inference key. Raises InputError where the file is missing or holds none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["inference"]["key"]
+    except FileNotFoundError:
+        raise InputError(
+            f"{path} is missing: TorchServe writes it where it is started; run locust there, or give --key-file"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{path} holds no inference key: give --key-file the file that TorchServe wrote") from None

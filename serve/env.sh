@@ -1,0 +1,18 @@
+# Source this in bash or zsh, from anywhere, then run torchserve from the project's root:
+#   source serve/env.sh && torchserve --start --models newsgroups.mar
+# Sets TS_CONFIG_FILE and JAVA_HOME. Where no Java is found it prints the mend and returns 1; the shell goes on.
+
+_newsgroups_env() {
+    local file="$1" folder python home
+    folder="$(cd -- "$(dirname -- "$file")" > /dev/null && pwd)" || return 1
+    python="$(command -v python || command -v python3)" || {
+        echo "serve/env.sh: no python found: activate the virtual environment of this project" >&2
+        return 1
+    }
+    home="$("$python" "$folder/java.py")" || return 1
+    export TS_CONFIG_FILE="$folder/config.properties"
+    export JAVA_HOME="$home"
+}
+
+# bash names the sourced file in BASH_SOURCE, zsh in $0.
+_newsgroups_env "${BASH_SOURCE:-$0}"

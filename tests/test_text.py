@@ -1,0 +1,117 @@
+"""Cleaning, tokenising and batching: properties over any text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handlers.text import Cleaning, Encoder, pack_by_length, pad
+
+STOP_WORDS = ("the", "of", "and")
+ANY_TEXT = st.text() | st.text(st.sampled_from("aAéE\u0301İΣßǅ \t\n\r\x00\x85\u2028\ufeff.,'-_0123the"))
+
+
+@pytest.mark.parametrize("letters_only", [True, False])
+@pytest.mark.parametrize("stop_words", [(), STOP_WORDS])
+@given(text=ANY_TEXT)
+def test_cleaning_twice_is_cleaning_once(text: str, letters_only: bool, stop_words: tuple[str, ...]) -> None:
+    cleaning = Cleaning(letters_only, stop_words)
+    once = cleaning(text)
+    assert cleaning(once) == once
+
+
+@given(ANY_TEXT)
+def test_letters_only_leaves_lower_case_letters_and_single_spaces(text: str) -> None:
+    cleaned = Cleaning(letters_only=True)(text)
+    assert cleaned == cleaned.lower()
+    assert all(word.isalnum() for word in cleaned.split(" ") if cleaned)
+    assert not any(character.isdecimal() for character in cleaned)
+
+
+@given(ANY_TEXT)
+def test_no_control_characters_are_left(text: str) -> None:
+    cleaned = Cleaning(letters_only=False)(text)
+    assert not {character for character in cleaned if ord(character) < 32 or 127 <= ord(character) < 160}
+    assert cleaned == cleaned.strip()
+
+
+@pytest.mark.parametrize(
+    ("raw", "letters_only", "expected"),
+    [
+        ("Re: the  CAR's\n\x00engine, 4WD!", True, "re the car s engine wd"),
+        ("Re: the  CAR's\n\x00engine, 4WD!", False, "Re: the CAR's engine, 4WD!"),
+        ("\ufeffcafe\u0301 \ufffd", False, "caf\u00e9"),
+        (" \t\n", True, ""),
+    ],
+)
+def test_cleaning_by_example(raw: str, letters_only: bool, expected: str) -> None:
+    assert Cleaning(letters_only)(raw) == expected
+
+
+def test_stop_words_go_in_any_case() -> None:
+    assert Cleaning(letters_only=False, stop_words=STOP_WORDS)("The end of theory AND practice") == (
+        "end theory practice"
+    )
+
+
+def test_stem_takes_porters_stem() -> None:
+    cleaning = Cleaning(letters_only=True, stop_words=STOP_WORDS, stem=True)
+    assert cleaning("The engines of running ponies") == "engin run poni"
+
+
+@pytest.mark.parametrize(
+    "cleaning", [Cleaning(letters_only=True), Cleaning(letters_only=False, stop_words=STOP_WORDS, stem=True)]
+)
+def test_cleaning_comes_back_from_disk(cleaning: Cleaning, tmp_path: Path) -> None:
+    cleaning.save(tmp_path)
+    assert Cleaning.load(tmp_path) == cleaning
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens", "truncated"),
+    [
+        ("", 2, False),
+        ("car " * 30, 32, False),  # with the two special tokens exactly full
+        ("car " * 31, 32, True),
+        ("car" + " " * 600, 3, True),  # what was cut were characters
+    ],
+)
+def test_encoder_reads_the_first_tokens_and_says_so(tiny_bundle: Path, text: str, tokens: int, truncated: bool) -> None:
+    [encoded] = Encoder(tiny_bundle, max_tokens=32)([text])
+    assert (len(encoded.ids), encoded.truncated) == (tokens, truncated)
+
+
+def test_encoder_encodes_each_text_by_itself(tiny_bundle: Path, corpus: tuple[list[str], list[int]]) -> None:
+    encoder = Encoder(tiny_bundle, max_tokens=8)
+    texts = corpus[0]
+    assert encoder(texts) == [encoder([text])[0] for text in texts]
+
+
+def test_encoder_without_a_tokenizer_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"tokenizer\.json is missing"):
+        Encoder(tmp_path, max_tokens=32)
+
+
+@given(st.lists(st.integers(1, 600), max_size=60), st.integers(1, 1024))
+def test_packing_takes_every_index_once_and_keeps_the_budget(lengths: list[int], budget: int) -> None:
+    batches = pack_by_length(lengths, budget)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert batch
+        assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= budget
+    in_order = [lengths[index] for batch in batches for index in batch]
+    assert in_order == sorted(in_order)
+
+
+@given(st.lists(st.lists(st.integers(1, 99), min_size=1, max_size=9), min_size=1, max_size=9), st.integers(0, 200))
+def test_padding_keeps_the_ids_and_masks_the_rest(ids: list[list[int]], pad_id: int) -> None:
+    input_ids, mask = pad(ids, pad_id)
+    assert input_ids.shape == mask.shape == (len(ids), max(map(len, ids)))
+    assert input_ids.dtype == mask.dtype == np.int64
+    for row, item in enumerate(ids):
+        assert input_ids[row, mask[row] == 1].tolist() == item
+        assert (input_ids[row, len(item) :] == pad_id).all()

