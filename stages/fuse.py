@@ -11,15 +11,12 @@ from scipy.optimize import minimize
 from sklearn.metrics import f1_score
 
 from handlers.fusion import Fusion, log_softmax, margins
-from handlers.linear import Linear
-from handlers.predictor import Predictor
 from handlers.text import Cleaning
-from handlers.torch_engine import TorchEngine
 from stages.corpus import load_split
 from stages.files import copy_into, replacing, write_json
-from stages.hardware import choose_device
 from stages.params import load
 from stages.paths import DEEP, FUSED, LINEAR, METRICS, PREPARED
+from stages.scoring import load_predictor, raw_scores
 from stages.stage import stage
 
 log = logging.getLogger(__name__)
@@ -94,13 +91,10 @@ def main() -> None:
         params = load()
         validation = load_split(PREPARED, "validation")
         labels = np.asarray(validation["label"])
-        cleaned = list(validation["clean"])
-        scores = Linear.load(LINEAR).scores(cleaned)
         with replacing(FUSED / candidate) as folder:
             # The neutral fusion makes a bundle that a predictor can read; the fitted one replaces it.
             assemble(DEEP / candidate, LINEAR, PREPARED, Fusion(1.0, 0.0, 1.0, None), folder)
-            predictor = Predictor(folder, TorchEngine(folder, choose_device()))
-            logits = predictor.logits([item.ids for item in predictor.encoder(cleaned)])
+            logits, scores = raw_scores(load_predictor(folder), list(validation["clean"]))
             fusion = fit(logits, scores, labels, params.fuse.enabled, params.fuse.tolerance)
             fusion.save(folder)
         skipped = float(fusion.sure(scores).mean())

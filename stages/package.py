@@ -94,7 +94,7 @@ def _pack(target: Path, variant: Variant, weights: Path, bundle: Path, facts: Fa
         "data": facts.source,
         "model": {name: sha256(path) for name, path in sorted(model.items())},
         "code": {name: sha256(path) for name, path in sorted({**modules, entry.name: entry}.items())},
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": {name: release(name) for name in PACKAGES},
     }
     labels = read_json(bundle / "config.json")["labels"]
     with tempfile.TemporaryDirectory() as folder:
@@ -104,6 +104,11 @@ def _pack(target: Path, variant: Variant, weights: Path, bundle: Path, facts: Fa
         card.write_text(page, encoding="utf-8")
         origin.write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         build_archive(target, version, entry, MODEL_CONFIG, modules | model | {card.name: card, origin.name: origin})
+
+
+def release(name: str) -> str:
+    """Version of an installed package, without the tag of its build: CPU and CUDA builds give the same archive."""
+    return importlib.metadata.version(name).split("+")[0]
 
 
 def _require(path: Path) -> None:

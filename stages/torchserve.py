@@ -21,7 +21,7 @@ from stages.stage import StageError
 SERVE = Path(__file__).resolve().parent.parent / "serve"
 TORCHSERVE = (sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--no-config-snapshots")
 STOP_TIMEOUT = 15.0
-_PORTS = ("inference_address", "management_address", "metrics_address", "grpc_inference_port", "grpc_management_port")
+PORTS = ("inference_address", "management_address", "metrics_address", "grpc_inference_port", "grpc_management_port")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def serving(archive: Path, model: str, timeout: float = 180.0) -> Iterator[Serve
     environment = os.environ | {"JAVA_HOME": java_home()}
     with tempfile.TemporaryDirectory(prefix="ts-", ignore_cleanup_errors=True) as name, _stoppable():
         folder = Path(name)
-        ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
+        ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
         config = folder / "config.properties"
         config.write_text(own_config((SERVE / "config.properties").read_text(encoding="utf-8"), ports, archive.parent))
         # One server per temporary folder, where its workers' sockets lie too; logs and keys go to the working one.
@@ -96,7 +96,7 @@ def serving(archive: Path, model: str, timeout: float = 180.0) -> Iterator[Serve
                 start_new_session=True,
             )
         try:
-            url, management, metrics = (f"http://127.0.0.1:{ports[key]}" for key in _PORTS[:3])
+            url, management, metrics = (f"http://127.0.0.1:{ports[key]}" for key in PORTS[:3])
             _wait(launcher, url, model, folder / "key_file.json", log, timeout)
             seconds = time.monotonic() - started
             yield Server(url, management, metrics, folder / "key_file.json", log, launcher.pid, seconds)
@@ -120,7 +120,7 @@ def own_config(text: str, ports: dict[str, int], model_store: Path) -> str:
     return "\n".join([*kept, *(f"{key}={value}" for key, value in own.items())]) + "\n"
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that are free now. All are held until the last is known, so that they differ."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]

@@ -19,6 +19,9 @@ from handlers.linear import TOKEN_PATTERN, Linear
 from handlers.model import Classifier
 from handlers.text import TOKENIZER_FILE, Cleaning
 
+# Tiny tensors gain nothing from threads, and threads that wait for each other cost much on a busy machine.
+torch.set_num_threads(1)
+
 # How long an example takes says nothing on a busy machine.
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")

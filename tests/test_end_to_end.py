@@ -1,0 +1,237 @@
+"""The four commands on a small real slice: real corpus and checkpoint, real DVC, real TorchServe, real locust."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import networkx
+import pytest
+import yaml
+from dvc.repo import Repo
+
+from handlers.predictor import Predictor
+from handlers.torch_engine import TorchEngine
+from stages.torchserve import PORTS, free_ports, own_config
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).parent.parent
+SMALL: dict[str, dict[str, Any]] = {
+    "data": {"limit": 10},
+    "prepare": {"validation": 0.2},
+    "train": {"max_tokens": 32, "epochs": 1, "evaluations": 1, "probe_epochs": 5},
+    "explain": {"posts": 1, "samples": 40},
+    "export": {"posts": 40, "int8_agreement": 0.5},
+    "benchmark": {"requests": 50, "warmup": 5, "slo_ms": 2000, "users": [2]},
+}
+POST = "From: a@b.c\nSubject: Shuttle launch\n\nThe shuttle reached its orbit around the moon, NASA said."
+
+
+class Project:
+    """A copy of this project in a folder of its own, with a git history and small parameters."""
+
+    def __init__(self, root: Path, temporary: Path) -> None:
+        self.root = root
+        temporary.mkdir()
+        scripts = Path(sys.executable).parent
+        self.environment = os.environ | {
+            "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
+            "TMPDIR": str(temporary),
+            "GIT_AUTHOR_NAME": "test",
+            "GIT_AUTHOR_EMAIL": "test@localhost",
+            "GIT_COMMITTER_NAME": "test",
+            "GIT_COMMITTER_EMAIL": "test@localhost",
+        }
+
+    def run(self, *command: str, code: int = 0) -> str:
+        """Run a command in the project; its output. Fails where the exit status is another one than `code`."""
+        done = subprocess.run(
+            command, cwd=self.root, env=self.environment, capture_output=True, text=True, check=False, timeout=900
+        )
+        assert done.returncode == code, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done.stdout + done.stderr
+
+    def metrics(self, name: str) -> dict[str, Any]:
+        return json.loads((self.root / "outputs" / "metrics" / f"{name}.json").read_text())
+
+    def stale(self) -> set[str]:
+        """The stages that have changed, without their candidates."""
+        status = json.loads(self.run("dvc", "status", "--json"))
+        return {name.partition("@")[0] for name in status}
+
+    def would_run(self) -> set[str]:
+        """The stages that have changed and those that read what they write."""
+        graph = Repo(str(self.root)).index.graph
+        # An edge leads from a stage to what it depends on.
+        named = {stage.addressing.partition("@")[0]: stage for stage in graph}
+        stale = self.stale()
+        behind = {stage for name in stale for stage in networkx.ancestors(graph, named[name])}
+        return stale | {stage.addressing.partition("@")[0] for stage in behind}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The project after its first `dvc repro`."""
+    folder = tmp_path_factory.mktemp("project")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    for section, values in SMALL.items():
+        params[section] |= values
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    # Another TorchServe may be running here.
+    config = folder / "serve" / "config.properties"
+    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    config.write_text(own_config(config.read_text(), ports, Path("outputs/model_store")))
+    project = Project(folder, tmp_path_factory.mktemp("scratch") / "tmp")
+    project.run("git", "init", "--quiet")
+    project.run("git", "add", "--all")
+    project.run("git", "commit", "--quiet", "--message", "before")
+    print(project.run("dvc", "repro")[-1500:])
+    return project
+
+
+@pytest.fixture(scope="module")
+def server(project: Project) -> Iterator[str]:
+    """Both archives in one TorchServe, started as the README says; its address."""
+    log = project.root / "torchserve.log"
+    archives = "newsgroups.mar newsgroups-onnx.mar"
+    try:
+        project.run("bash", "-c", f"source serve/env.sh && torchserve --start --models {archives} > {log} 2>&1")
+        config = (project.root / "serve" / "config.properties").read_text()
+        url = next(line.partition("=")[2] for line in config.splitlines() if line.startswith("inference_address="))
+        for model in ("newsgroups", "newsgroups-onnx"):
+            project.run(sys.executable, "serve/ready.py", "--url", url, "--model", model, "--timeout", "120")
+        yield url
+    finally:
+        project.run("torchserve", "--stop", "--foreground")
+
+
+def ask(url: str, project: Project, model: str, body: bytes, kind: str = "application/json") -> tuple[int, Any]:
+    key = json.loads((project.root / "key_file.json").read_text())["inference"]["key"]
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": kind}
+    request = urllib.request.Request(f"{url}/predictions/{model}", data=body, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_repro_leaves_everything_a_report_needs(project: Project) -> None:
+    quality = project.metrics("quality")
+    assert quality["selected"]["name"] == "minilm"
+    for part in ("selected", "baseline"):
+        for name in ("accuracy", "macro_f1"):
+            # Twenty classes: chance is 0.05.
+            assert 0.15 < quality[part]["test"][name] <= 1
+    serving = project.metrics("serving")
+    assert set(serving) == {"newsgroups", "newsgroups-onnx", "newsgroups-onnx-int8"}
+    for row in serving.values():
+        assert {"capacity_rps", "p50_ms", "p99_ms", "size_mb", "rss_mb", "cold_start_s"} <= row.keys()
+        assert row["errors"] == 0
+    for picture in ("minilm/confusion.png", "minilm/reliability.png", "serving.png", "explain/1.png"):
+        assert (project.root / "outputs" / "plots" / picture).stat().st_size > 1000
+
+
+def test_every_stage_stays_under_six_gibibytes(project: Project) -> None:
+    folder = project.root / "outputs" / "metrics" / "stages"
+    peaks = {path.stem: json.loads(path.read_text())["peak_memory_mib"] for path in folder.glob("*.json")}
+    assert len(peaks) == 12
+    assert max(peaks.values()) < 6 * 1024
+
+
+def test_a_second_repro_has_nothing_to_do(project: Project) -> None:
+    assert "Data and pipelines are up to date" in project.run("dvc", "repro")
+    assert project.stale() == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "expected"),
+    [
+        ("handlers/newsgroups.py", '"""', '"""Edited. ', {"package", "benchmark"}),
+        (
+            "params.yaml",
+            "synonym_rate: 0.1",
+            "synonym_rate: 0.2",
+            {"augment", "train", "fuse", "evaluate", "select", "explain", "export", "package", "benchmark"},
+        ),
+    ],
+)
+def test_an_edit_reruns_what_hangs_on_it(project: Project, name: str, old: str, new: str, expected: set[str]) -> None:
+    path = project.root / name
+    before = path.read_text()
+    assert old in before
+    try:
+        path.write_text(before.replace(old, new, 1))
+        assert project.would_run() == expected
+    finally:
+        path.write_text(before)
+
+
+def test_both_archives_answer_as_in_process(project: Project, server: str) -> None:
+    bundle = project.root / "outputs" / "models" / "selected"
+    expected = Predictor(bundle, TorchEngine(bundle)).predict([POST])[0]
+    for model in ("newsgroups", "newsgroups-onnx"):
+        for body, kind in ((json.dumps({"text": POST}).encode(), "application/json"), (POST.encode(), "text/plain")):
+            status, answer = ask(server, project, model, body, kind)
+            assert status == 200
+            assert answer["label"] == expected.label
+            assert answer["path"] == expected.path
+            assert max(answer["probabilities"].values()) == pytest.approx(expected.probabilities.max(), abs=1e-4)
+            assert answer["model"]["version"] == "1.0"
+
+
+def test_bad_posts_get_an_answer_of_their_own(project: Project, server: str) -> None:
+    for body, code in ((b'{"text": ""}', 422), (b'{"text": 5}', 422), (b"{", 400)):
+        status, answer = ask(server, project, "newsgroups", body)
+        assert (status, answer["code"]) == (code, code)
+        assert answer["reason"]
+        assert answer["mend"]
+    status, answer = ask(server, project, "newsgroups", b"word " * 199_999, "text/plain")
+    assert (status, isinstance(answer["label"], str)) == (200, True)
+    assert ask(server, project, "newsgroups", json.dumps({"text": POST}).encode())[0] == 200
+
+
+def test_locust_against_the_server(project: Project, server: str) -> None:
+    locust = ("locust", "-f", "loadtest/locustfile.py", "--headless", "--only-summary", "--host", server)
+    output = project.run(*locust, "--users", "4", "--requests", "40", "--bad-share", "0.2", "--explain-share", "0.2")
+    assert "predict" in output
+    refused = project.run(*locust, "--requests", "5", "--model", "absent", code=1)
+    assert "model not loaded" in refused
+
+
+def test_metrics_diff_and_plots(project: Project) -> None:
+    compared = json.loads(project.run("dvc", "metrics", "diff", "--json"))
+    assert any(name.endswith("quality.json") for name in json.dumps(compared).replace('"', " ").split())
+    assert "macro_f1" in project.run("dvc", "metrics", "show")
+    project.run("dvc", "plots", "show", "--out", "report")
+    assert "confusion" in (project.root / "report" / "index.html").read_text()
+
+
+def test_no_request_text_is_logged(project: Project, server: str) -> None:
+    planted = "xylophonic"
+    status, _ = ask(server, project, "newsgroups", json.dumps({"text": f"{POST} {planted}"}).encode())
+    assert status == 200
+    ask(server, project, "newsgroups", f'{{"text": 5, "{planted}": 1}}'.encode())
+    logs = [project.root / "torchserve.log", *(project.root / "logs").rglob("*.log")]
+    assert len(logs) > 1
+    assert all(planted not in path.read_text(errors="replace") for path in logs)
