@@ -17,7 +17,7 @@ WARM_UP = "The first prediction allocates memory and picks kernels; no client sh
 EXPLAINED_WORDS = 10
 DIGITS = 6
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 # The server wants exactly one class in this module, and needs no base class for it.
@@ -149,6 +149,6 @@ def _unexpected(step: str, error: Exception) -> tuple[int, dict[str, Any]]:
     """Status and body for a fault of our own."""
     # Not the exception's message: it may quote the request.
     where = "".join(traceback.format_tb(error.__traceback__))
-    logger.error("%s failed: %s\n%s", step, type(error).__name__, where)
+    log.error("%s failed: %s\n%s", step, type(error).__name__, where)
     mend = "try again; where it happens again, report it with the time of the request"
     return 500, RequestError(500, "the server could not answer", "body", mend).body()

@@ -20,7 +20,7 @@ VARIANTS = ("newsgroups", "newsgroups-onnx", "newsgroups-onnx-int8")
 FIRST_RATE = 0.7
 FEWEST_REQUESTS = 50
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def measure(archive: Path, posts: Path, samples: Path, plan: Plan) -> Result:
     """Serve one archive and measure it. Raises StageError where it gives wrong answers even while warming up."""
     variant = archive.stem
     with serving(archive, variant) as server:
-        logger.info("%s: first answer after %.1f s", variant, server.cold_start_s)
+        log.info("%s: first answer after %.1f s", variant, server.cold_start_s)
         common = {"server": server, "model": variant, "posts": posts, "seed": plan.seed}
         first = samples / "warm-up.csv"
         if run(**common, requests=plan.warmup, users=1, samples=first).errors:
@@ -67,7 +67,7 @@ def measure(archive: Path, posts: Path, samples: Path, plan: Plan) -> Result:
         for users in plan.users:
             path = samples / f"users-{users}.csv"
             closed.append(run(**common, requests=max(plan.requests // 2, users), users=users, samples=path))
-            logger.info("%s: %s", variant, closed[-1])
+            log.info("%s: %s", variant, closed[-1])
         fastest = max(point.rps for point in closed)
         on = search(server, variant, posts, samples / "on", plan, fastest * FIRST_RATE, full_path=False)
         off: list[Point] = []
@@ -93,7 +93,7 @@ def search(
         points.append(run(server, variant, posts, plan.seed, requests, path, rate=rate, full_path=full_path))
         point = points[-1]
         verdict = "held" if point.sustained(plan.slo_ms) else "VOID" if point.void(plan.slo_ms) else "not held"
-        logger.info("%s, cascade %s: %s: %s", variant, "off" if full_path else "on", point, verdict)
+        log.info("%s, cascade %s: %s: %s", variant, "off" if full_path else "on", point, verdict)
         return verdict == "held"
 
     highest_rate(sustained, start, plan.steps)
@@ -179,8 +179,8 @@ def main() -> None:
         rows = {variant: metrics(result, plan.slo_ms) for variant, result in results.items()}
         for variant, row in rows.items():
             same = "" if agreement[variant] is None else f", agreement with PyTorch {agreement[variant]:.2%}"
-            logger.info("%s: %s requests/s within %g ms%s", variant, row["capacity_rps"], plan.slo_ms, same)
-        logger.info("%s", recommendation(rows, agreement, plan.slo_ms))
+            log.info("%s: %s requests/s within %g ms%s", variant, row["capacity_rps"], plan.slo_ms, same)
+        log.info("%s", recommendation(rows, agreement, plan.slo_ms))
         table = [row for variant, result in results.items() for row in plot_rows(variant, result)]
         write_csv(PLOTS / "serving.csv", list(COLUMNS), table)
         draw(table, plan.slo_ms, PLOTS / "serving.png")

@@ -28,7 +28,7 @@ BUNDLE = ("config.json", "cleaning.json", "tokenizer.json", "linear-terms.txt", 
 SHARED_MODULES = ("__init__.py", "fusion.py", "linear.py", "predictor.py", "requests.py", "text.py")
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "onnxruntime-gpu", "numpy")
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ def package(selected: Path, onnx: Path, facts: Facts, version: str, store: Path)
         for name, variant in VARIANTS.items():
             weights = (selected if variant is TORCH else onnx / name) / variant.weights
             if name in OPTIONAL and not weights.parent.is_dir():
-                logger.info("%s is left out: the export stage did not accept it", name)
+                log.info("%s is left out: the export stage did not accept it", name)
                 continue
             archive = folder / f"{name}.mar"
             _pack(archive, variant, weights, selected, facts, version)
             summary[name] = {"size_mb": round(archive.stat().st_size / 1e6, 1), "sha256": sha256(archive)}
-            logger.info("%s: %.1f MB", name, summary[name]["size_mb"])
+            log.info("%s: %.1f MB", name, summary[name]["size_mb"])
     return summary
 
 

@@ -1,0 +1,28 @@
+"""The description of what params.yaml allows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from stages.check import allowed
+from stages.params import Params
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_every_key_of_params_is_described() -> None:
+    described = allowed(Params)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    assert described.keys() == params.keys()
+    for section, values in params.items():
+        if isinstance(values, dict):
+            assert described[section].keys() == values.keys()
+
+
+def test_kinds_and_bounds_are_told() -> None:
+    described = allowed(Params)
+    assert described["data"]["source"] == "str: one of auto, sklearn, pypi"
+    assert described["train"]["head"] == "list of int: 1 to 8192"
+    assert described["fuse"]["enabled"] == "bool"
