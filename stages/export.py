@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,15 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from handlers.fusion import Fusion
 from handlers.model import Classifier
 from handlers.onnx_engine import GRAPH_FILE, OnnxEngine
 from handlers.predictor import Predictor
-from handlers.torch_engine import TorchEngine
 from stages.corpus import load_split
 from stages.files import remove, replacing, write_json
 from stages.params import load
 from stages.paths import METRICS, ONNX, PREPARED, SELECTED
+from stages.scoring import load_predictor, raw_scores
 from stages.stage import StageError, stage
 
 log = logging.getLogger(__name__)
@@ -81,31 +81,44 @@ def quantize(graph: Path, target: Path) -> None:
             remove(prepared)
 
 
-def compare(ours: Predictor, theirs: Predictor, texts: Sequence[str]) -> dict[str, float]:
-    """Hold one engine against PyTorch on raw posts, every one of them through the transformer.
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` of the indices below `count`, evenly spread: the corpus is sorted by class."""
+    return sorted({int(index) for index in np.linspace(0, count - 1, min(count, most))})
 
-    logit: largest absolute difference. agreement: share of equal labels, as shipped (fused).
+
+def compare(ours: np.ndarray, theirs: np.ndarray, scores: np.ndarray, fusion: Fusion) -> dict[str, float]:
+    """Hold an engine's logits against PyTorch's; with the linear scores, all [posts, classes].
+
+    logit: largest absolute difference. deep: share of posts whose label is the same from the transformer alone.
+    agreement: the same of the fused answer, every post through the transformer.
     """
-    ids = [item.ids for item in ours.encoder([ours.cleaning(text) for text in texts])]
-    difference = np.abs(ours.logits(ids) - theirs.logits(ids)).max()
-    labels = [[answer.label for answer in each.predict(texts, fast_path=False)] for each in (ours, theirs)]
-    agreement = np.mean([a == b for a, b in zip(*labels, strict=True)])
-    return {"logit": round(float(difference), 6), "agreement": round(float(agreement), 4)}
+
+    def equal(left: np.ndarray, right: np.ndarray) -> float:
+        return round(float(np.mean(left.argmax(axis=1) == right.argmax(axis=1))), 4)
+
+    return {
+        "logit": round(float(np.abs(ours - theirs).max()), 6),
+        "deep": equal(ours, theirs),
+        "agreement": equal(fusion.full(ours, scores), fusion.full(theirs, scores)),
+    }
 
 
 def main() -> None:
     with stage("export"):
         params = load()
         settings = params.export
-        texts = list(load_split(PREPARED, "validation")["text"])[: settings.posts]
-        ours = Predictor(SELECTED, TorchEngine(SELECTED))
+        validation = load_split(PREPARED, "validation")
+        cleaned = list(validation.select(spread(len(validation), settings.posts))["clean"])
+        predictor = load_predictor(SELECTED)
+        logits, scores = raw_scores(predictor, cleaned)
         metrics: dict[str, Any] = {}
         with replacing(ONNX) as folder:
             graphs = {name: folder / name / GRAPH_FILE for name in (FLOAT32, INT8)}
             export_onnx(SELECTED, graphs[FLOAT32], settings.opset)
             quantize(graphs[FLOAT32], graphs[INT8])
             for name, graph in graphs.items():
-                metrics[name] = compare(ours, Predictor(SELECTED, OnnxEngine(graph)), texts)
+                theirs, _ = raw_scores(Predictor(SELECTED, OnnxEngine(graph)), cleaned)
+                metrics[name] = compare(logits, theirs, scores, predictor.fusion)
                 metrics[name]["size_mb"] = round(graph.stat().st_size / 1e6, 1)
                 log.info("%s: %s", name, metrics[name])
             if metrics[FLOAT32]["logit"] > settings.tolerance:

@@ -53,7 +53,7 @@ class Project:
         }
 
     def run(self, *command: str, code: int = 0) -> str:
-        """Run a command in the project; what it printed, errors last. Fails where the exit status is another one than `code`."""
+        """Run a command in the project; what it printed, errors last. Fails on another exit status than `code`."""
         done = subprocess.run(
             command, cwd=self.root, env=self.environment, capture_output=True, text=True, check=False, timeout=900
         )

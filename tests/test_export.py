@@ -7,11 +7,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from handlers.fusion import Fusion
 from handlers.onnx_engine import GRAPH_FILE, OnnxEngine
 from handlers.predictor import Predictor
 from handlers.torch_engine import TorchEngine
-from stages.export import compare, export_onnx, quantize
+from stages.export import compare, export_onnx, quantize, spread
+from stages.scoring import raw_scores
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +48,30 @@ def test_int8_is_smaller_in_its_weights_and_close(
     kinds = {tensor.data_type for tensor in onnx.load(target).graph.initializer}
     assert onnx.TensorProto.INT8 in kinds
     ours = Predictor(tiny_bundle, TorchEngine(tiny_bundle))
-    figures = compare(ours, Predictor(tiny_bundle, OnnxEngine(target)), corpus[0])
-    assert 0 < figures["logit"] < 0.5
+    logits, scores = raw_scores(ours, corpus[0])
+    theirs, _ = raw_scores(Predictor(tiny_bundle, OnnxEngine(target)), corpus[0])
+    assert 0 < compare(logits, theirs, scores, ours.fusion)["logit"] < 0.5
 
 
-def test_compare_sees_a_difference(tiny_bundle: Path, corpus: tuple[list[str], list[int]]) -> None:
-    ours = Predictor(tiny_bundle, TorchEngine(tiny_bundle))
-    other = TorchEngine(tiny_bundle)
-    other.model.head[-1].bias.data[1] += 100
-    figures = compare(ours, Predictor(tiny_bundle, other), corpus[0])
-    assert figures["logit"] == pytest.approx(100, rel=1e-3)
-    assert figures["agreement"] < 1
+def test_compare_sees_a_difference() -> None:
+    ours = np.array([[2.0, 1.0], [2.0, 1.0], [1.0, 2.0], [1.0, 2.0]])
+    theirs = np.array([[2.0, 1.0], [1.0, 2.5], [1.0, 2.0], [1.0, 2.0]])
+    scores = np.array([[0.0, 0.0], [9.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    figures = compare(ours, theirs, scores, Fusion(deep=1.0, wide=1.0, fast=1.0, margin=None))
+    # The wide part outvotes the one post on which the transformers differ.
+    assert figures == {"logit": 1.5, "deep": 0.75, "agreement": 1.0}
+    alone = compare(ours, theirs, scores, Fusion(deep=1.0, wide=0.0, fast=1.0, margin=None))
+    assert alone["agreement"] == 0.75
+
+
+@given(count=st.integers(1, 500), most=st.integers(1, 500))
+def test_spread_is_even_and_bounded(count: int, most: int) -> None:
+    chosen = spread(count, most)
+    assert len(chosen) == min(count, most)
+    assert chosen[0] == 0
+    assert chosen == sorted(set(chosen))
+    gaps = np.diff(chosen)
+    assert not len(gaps) or gaps.max() - gaps.min() <= 1
 
 
 def test_a_missing_graph_says_what_to_run(tmp_path: Path) -> None:
