@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -36,6 +37,11 @@ def clean_split(raw: Dataset, cleaning: Cleaning, limit: int) -> Dataset:
         for name in columns:
             columns[name].append(clean if name == "clean" else row[name])
     return Dataset.from_dict(columns, features(label_names(raw)))
+
+
+def share_limit(limit: int, sizes: dict[str, int]) -> dict[str, int]:
+    """A limit of posts a class, divided among the splits in proportion to their sizes; 0, for all, stays 0."""
+    return {name: math.ceil(limit * size / sum(sizes.values())) for name, size in sizes.items()}
 
 
 def split_validation(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -116,7 +122,8 @@ def main() -> None:
         stop_words = tuple(sorted(ENGLISH_STOP_WORDS)) if settings.stop_words else ()
         cleaning = Cleaning(settings.letters_only, stop_words, settings.stem)
         raw = {name: load_split(RAW, name) for name in ("train", "test")}
-        cleaned = {name: clean_split(split, cleaning, params.data.limit) for name, split in raw.items()}
+        limits = share_limit(params.data.limit, {name: len(split) for name, split in raw.items()})
+        cleaned = {name: clean_split(split, cleaning, limits[name]) for name, split in raw.items()}
         train, validation = split_validation(cleaned["train"], settings.validation, params.seed)
         splits = {"train": train, "validation": validation, "test": cleaned["test"]}
         check_classes(splits)

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parent.parent
 SMALL: dict[str, dict[str, Any]] = {
-    "data": {"limit": 10},
+    "data": {"limit": 17},
     "prepare": {"validation": 0.2},
     "train": {"max_tokens": 32, "epochs": 1, "evaluations": 1, "probe_epochs": 5},
     "explain": {"posts": 1, "samples": 40},

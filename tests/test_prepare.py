@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from handlers.text import Cleaning
 from stages.corpus import RAW_COLUMNS, features, load_split, save_split
-from stages.prepare import check_classes, clean_split, load_tokenizer, report, split_validation
+from stages.prepare import check_classes, clean_split, load_tokenizer, report, share_limit, split_validation
 from stages.stage import StageError
 
 CLEANING = Cleaning(letters_only=True)
@@ -35,6 +35,12 @@ def test_clean_split_drops_what_is_empty_and_keeps_the_raw_text() -> None:
 def test_limit_is_of_each_class() -> None:
     split = clean_split(raw([("x", 0)] * 5 + [("y", 1)] * 3), CLEANING, 2)
     assert Counter(split["label"]) == {0: 2, 1: 2}
+
+
+def test_limit_is_divided_in_proportion() -> None:
+    assert share_limit(40, {"train": 600, "test": 400}) == {"train": 24, "test": 16}
+    assert share_limit(0, {"train": 600, "test": 400}) == {"train": 0, "test": 0}
+    assert min(share_limit(1, {"train": 600, "test": 400}).values()) == 1
 
 
 def test_validation_is_stratified_disjoint_and_seeded() -> None:
