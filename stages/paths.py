@@ -8,6 +8,8 @@ OUTPUTS = Path("outputs")
 
 METRICS = OUTPUTS / "metrics"
 PLOTS = OUTPUTS / "plots"
+SECTIONS = OUTPUTS / "sections"
+REPORT = OUTPUTS / "report"
 
 DATA = OUTPUTS / "data"
 RAW = DATA / "raw"
