@@ -1,4 +1,4 @@
-"""The report's building blocks: sections that stages write, and the one page around them, with no script and no network.
+"""The report's building blocks: the sections that stages write, and the one page around them; no script, no network.
 
 A stage that has something to show writes a section to `outputs/sections/<name>.html`; stage `report` joins them.
 """
@@ -67,7 +67,8 @@ def page(title: str, intro: str, sections: Sequence[tuple[str, str, str]]) -> st
     """The whole document. sections: (anchor, title, HTML) each; intro: plain text under the heading."""
     contents = "".join(f'<li><a href="#{escape(name)}">{escape(heading)}</a></li>' for name, heading, _ in sections)
     body = "".join(
-        f'<section id="{escape(name)}"><h2>{escape(heading)}</h2>\n{html}</section>\n' for name, heading, html in sections
+        f'<section id="{escape(name)}"><h2>{escape(heading)}</h2>\n{inner}</section>\n'
+        for name, heading, inner in sections
     )
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
