@@ -7,8 +7,6 @@ import time
 import torch
 from torch import Tensor
 
-DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 # The shape of an encoder's products; large enough that the rate, not the call, is timed.
 _ROWS, _WIDTH = 2048, 512
 # Without native bf16 a CPU is about a hundred times slower in it, with it several times faster: no close call.
