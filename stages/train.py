@@ -72,7 +72,7 @@ def identity(model: Classifier, settings: Train, seed: int, accelerator: Acceler
     described |= {"train.precision": precision_of(accelerator), "processes": accelerator.num_processes, "seed": seed}
     described |= {
         "architecture": _hash(json.dumps(asdict(model.config)).encode()),
-        "pre-trained weights": _hash(b"".join(tensor.numpy().tobytes() for tensor in tensors)),
+        "initial weights": _hash(b"".join(tensor.numpy().tobytes() for tensor in tensors)),
         "data": _hash(json.dumps([[split.ids, split.labels] for split in splits]).encode()),
     }
     return {key: str(value) for key, value in described.items()}
