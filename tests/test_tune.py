@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def task(
     texts, labels = corpus
     columns = {"id": [f"p{i}" for i in range(len(texts))], "text": texts, "clean": texts, "label": labels}
     posts = Dataset.from_dict(columns, features(list(LABELS)))
-    return Task(posts, posts, candidate, tmp_path, SETTINGS, 0)
+    return Task(posts, posts, candidate, tmp_path, replace(SETTINGS, epochs=2), 0)
 
 
 def _small(usual: Any) -> Any:
