@@ -17,8 +17,8 @@ class ModelConfig:
     """The model's shape: everything needed to build it before its weights are read.
 
     encoder: the `transformers` configuration as a dictionary. labels: class names in the order of the logits.
-    pooling: one of POOLINGS. head: widths of the hidden dense layers, empty for a linear head.
-    max_tokens: tokens read of a post. pad_id: id of the padding token.
+    pooling: one of POOLINGS. head: widths of the hidden dense layers, empty for a linear head. max_tokens: tokens read
+    of a post. pad_id: id of the padding token. head_norm: whether a layer norm follows each hidden dense layer.
     """
 
     encoder: dict[str, Any]
@@ -29,6 +29,7 @@ class ModelConfig:
     dropout: float
     max_tokens: int
     pad_id: int
+    head_norm: bool = False
 
     def __post_init__(self) -> None:
         if self.pooling not in POOLINGS:

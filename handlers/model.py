@@ -35,13 +35,16 @@ class Pooling(nn.Module):
         return torch.einsum("bt,btw->bw", scores.softmax(-1).to(hidden.dtype), hidden)
 
 
-def build_head(width: int, hidden: tuple[int, ...], classes: int, activation: str, dropout: float) -> nn.Sequential:
-    """Dense layers of the given widths, each with activation and dropout, and a last linear one to `classes`."""
+def build_head(width: int, config: ModelConfig) -> nn.Sequential:
+    """Dense layers, each with activation and dropout and if asked a norm before them, and a last one to the classes."""
     layers: list[nn.Module] = []
-    for size in hidden:
-        layers += [nn.Linear(width, size), _ACTIVATIONS[activation](), nn.Dropout(dropout)]
+    for size in config.head:
+        layers.append(nn.Linear(width, size))
+        if config.head_norm:
+            layers.append(nn.LayerNorm(size))
+        layers += [_ACTIVATIONS[config.activation](), nn.Dropout(config.dropout)]
         width = size
-    return nn.Sequential(*layers, nn.Linear(width, classes))
+    return nn.Sequential(*layers, nn.Linear(width, len(config.labels)))
 
 
 class Classifier(nn.Module):
@@ -59,7 +62,7 @@ class Classifier(nn.Module):
         self.encoder = encoder
         width = encoder.config.hidden_size
         self.pooling = Pooling(config.pooling, width)
-        self.head = build_head(width, config.head, len(config.labels), config.activation, config.dropout)
+        self.head = build_head(width, config)
 
     def features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Pooled vectors [batch, width] of token ids [batch, tokens]."""

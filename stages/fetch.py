@@ -13,10 +13,11 @@ from typing import Any
 from datasets import Dataset
 
 from stages.corpus import RAW_COLUMNS, features, save_split
-from stages.download import IndexFile, downloaded, fetch_checkpoint, members
+from stages.download import downloaded, fetch_checkpoint, members
 from stages.files import replacing, write_json
 from stages.params import load
 from stages.paths import PRETRAINED, RAW, WORDNET
+from stages.presets import IndexFile
 from stages.stage import StageError, stage
 
 log = logging.getLogger(__name__)

@@ -75,15 +75,18 @@ class Train:
     max_tokens: int = between(8, 512)
     pooling: str = one_of(*POOLINGS)
     head: tuple[int, ...] = between(1, 8192)
+    head_norm: bool
     activation: str = one_of(*ACTIVATIONS)
     dropout: float = between(0, 0.9)
     encoder_dropout: float = between(0, 0.9)
     epochs: int = between(1, 100)
     batch_size: int = between(1, 4096)
+    accumulation: int = between(1, 4096)
     lr: float = between(1e-7, 1e-1)
     weight_decay: float = between(0, 1)
     schedule: str = one_of(*SCHEDULES)
     warmup: float = between(0, 1)
+    class_weights: bool
     label_smoothing: float = between(0, 0.5)
     clip_norm: float = between(1e-3, 1e3)
     probe_epochs: int = between(0, 1000)

@@ -31,3 +31,5 @@ SAMPLES = OUTPUTS / "benchmark"
 
 # Not an output of any stage: DVC deletes outputs before a run, and this is what an interrupted run resumes from.
 CHECKPOINTS = OUTPUTS / "checkpoints"
+# Nor this: the journal of `python -m stages.tune`.
+TUNING = OUTPUTS / "tuning"

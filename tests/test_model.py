@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import pickle
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from transformers import BertConfig, MPNetConfig, PretrainedConfig, RobertaConfig
 
 from handlers.config import ACTIVATIONS, POOLINGS, ModelConfig
@@ -125,6 +127,18 @@ def test_dropout_is_off_in_evaluation_and_on_in_training() -> None:
         torch.testing.assert_close(model(*inputs), model(*inputs), rtol=0, atol=0)
         model.train()
         assert not torch.equal(model(*inputs), model(*inputs))
+
+
+@pytest.mark.parametrize(("head", "head_norm"), [((), False), ((8,), True), ((8, 4, 6), True), ((8, 4), False)])
+def test_heads_of_any_depth_survive_the_disk(head: tuple[int, ...], head_norm: bool, tmp_path: Path) -> None:
+    model = Classifier(replace(tiny().config, head=head, head_norm=head_norm)).eval()
+    widths = [(layer.in_features, layer.out_features) for layer in model.head if isinstance(layer, nn.Linear)]
+    assert widths == list(pairwise((16, *head, 3)))
+    norms = [layer.normalized_shape for layer in model.head if isinstance(layer, nn.LayerNorm)]
+    assert norms == ([(width,) for width in head] if head_norm else [])
+    model.save(tmp_path)
+    with torch.inference_mode():
+        assert torch.equal(Classifier.load(tmp_path)(*batch(model, IDS)), model(*batch(model, IDS)))
 
 
 @pytest.mark.parametrize(("field", "allowed"), [("pooling", POOLINGS), ("activation", ACTIVATIONS)])

@@ -92,9 +92,9 @@ def test_an_unknown_key_is_named_beside_the_known(section: str, known: str, tmp_
         ("augment.share", [0.1], "0 to 1"),
         pytest.param("augment.share", 10**400, "0 to 1", id="too large for a float"),
         ("augment.deletion_rate", 1, "0 to 0.9"),
-        ("train.candidates", ["minilm", "gpt"], "minilm, bert, roberta"),
-        ("train.candidates", [], "minilm, bert, roberta"),
-        ("train.candidates", [["minilm"]], "minilm, bert, roberta"),
+        ("train.candidates", ["minilm", "gpt"], "minilm, mpnet, bert, roberta"),
+        ("train.candidates", [], "minilm, mpnet, bert, roberta"),
+        ("train.candidates", [["minilm"]], "minilm, mpnet, bert, roberta"),
         ("train.head", [384, 384.5], "int"),
         ("train.lr", "1e-3", "float"),  # YAML 1.1 reads this as text
         ("train.lr", float("inf"), "float"),

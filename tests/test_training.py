@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
-import itertools
+import json
+import math
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from accelerate.optimizer import AcceleratedOptimizer
 
 from handlers.model import Classifier
 from handlers.text import Encoder
 from stages import checkpoint
-from stages.hardware import choose_precision
+from stages.acceleration import build_accelerator
+from stages.batches import Split
 from stages.params import Train
 from stages.stage import StageError
-from stages.training import Progress, Split, Trainer, build_optimizer, build_schedule, epoch_batches
+from stages.training import Progress, Trainer
+from tests.two_processes import without_dropout
 
-CPU = torch.device("cpu")
+ROOT = Path(__file__).parent.parent
+RUN = {"run": "this"}
 SETTINGS = Train(
     candidates=("minilm",),
     max_tokens=32,
     pooling="mean",
     head=(8,),
+    head_norm=False,
     activation="gelu",
     dropout=0.1,
     encoder_dropout=0.0,
     epochs=6,
-    batch_size=2,
+    batch_size=4,
+    accumulation=1,
     lr=1e-2,
     weight_decay=0.01,
     schedule="linear",
     warmup=0.1,
+    class_weights=False,
     label_smoothing=0.0,
     clip_norm=1.0,
     probe_epochs=2,
@@ -44,23 +57,44 @@ SETTINGS = Train(
 )
 
 
-@pytest.fixture
+Step = tuple[float, bool]
+
+
+class Hooked(Trainer):
+    """A trainer to which something happens before the step of a given number, counted from this start."""
+
+    def __init__(self, *arguments: Any, at: int, happens: Any) -> None:
+        super().__init__(*arguments)
+        self.at, self.happens, self.steps = at, happens, 0
+
+    def step(self, batch: list[int], optimizer: AcceleratedOptimizer, stop: bool) -> Step:
+        self.steps += 1
+        if self.steps == self.at:
+            self.happens(self)
+        return super().step(batch, optimizer, stop)
+
+
+@pytest.fixture(scope="session")
 def split(tiny_bundle: Path, corpus: tuple[list[str], list[int]]) -> Split:
-    texts, labels = corpus
-    return Split([item.ids for item in Encoder(tiny_bundle, 32)(texts)], labels)
+    return posts(tiny_bundle, *corpus)
 
 
-def run(
-    bundle: Path, split: Split, path: Path, settings: Train = SETTINGS, **hooks: object
-) -> tuple[Trainer, Progress]:
-    trainer = Trainer(Classifier.load(bundle), settings, 0, CPU, settings.precision)
-    for name, hook in hooks.items():
-        setattr(trainer, name, hook)
-    return trainer, trainer.fit(split, split, path, "run")
+def posts(bundle: Path, texts: list[str], labels: list[int]) -> Split:
+    return Split([item.ids for item in Encoder(bundle, 32)(texts)], labels)
 
 
-def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return trainer.model.state_dict()
+def trainer(bundle: Path, split: Split, settings: Train = SETTINGS, kind: type[Trainer] = Trainer, **more: Any) -> Any:
+    model = Classifier.load(bundle) if settings.dropout else without_dropout(bundle)
+    return kind(model, split, split, settings, 0, build_accelerator("float32"), **more)
+
+
+def run(bundle: Path, split: Split, path: Path, settings: Train = SETTINGS) -> tuple[Trainer, Progress]:
+    made = trainer(bundle, split, settings)
+    return made, made.fit(path, RUN)
+
+
+def weights(made: Trainer) -> dict[str, torch.Tensor]:
+    return made.model.state_dict()
 
 
 def assert_same(left: Trainer, right: Trainer) -> None:
@@ -69,10 +103,10 @@ def assert_same(left: Trainer, right: Trainer) -> None:
 
 
 def test_it_learns_and_keeps_the_best(tiny_bundle: Path, split: Split, tmp_path: Path) -> None:
-    trainer, progress = run(tiny_bundle, split, tmp_path / "c.pt", replace(SETTINGS, epochs=20))
+    made, progress = run(tiny_bundle, split, tmp_path / "c.pt", replace(SETTINGS, epochs=30))
     assert progress.history[-1]["loss"] < progress.history[0]["loss"]
     assert progress.best_f1 == pytest.approx(max(row["validation_macro_f1"] for row in progress.history), abs=1e-4)
-    logits = trainer.run(trainer.model, split.ids, "again")
+    logits = made.run(made.model, split.ids)
     assert np.mean(logits.argmax(axis=1) == split.labels) > 0.9
 
 
@@ -80,130 +114,198 @@ def test_the_same_seed_gives_the_same_weights(tiny_bundle: Path, split: Split, t
     assert_same(run(tiny_bundle, split, tmp_path / "a.pt")[0], run(tiny_bundle, split, tmp_path / "b.pt")[0])
 
 
-@pytest.mark.parametrize("killed_at", [1, 7, 13])
+def fit_and_be_killed(bundle: Path, split: Split, path: Path, at: int, writing: bool) -> None:
+    """Run until SIGKILL: before a step, or in the middle of writing the next checkpoint."""
+
+    def die(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def die_while_writing(_: object) -> None:
+        def half_a_file(_content: object, file: Any) -> None:
+            file.write(b"half a file")
+            file.flush()
+            die()
+
+        torch.save = half_a_file
+
+    trainer(bundle, split, kind=Hooked, at=at, happens=die_while_writing if writing else die).fit(path, RUN)
+
+
+@pytest.mark.parametrize(("at", "writing"), [(1, False), (8, False), (11, False), (5, True)])
 def test_a_killed_run_resumes_to_the_same_bits(
-    tiny_bundle: Path, split: Split, tmp_path: Path, killed_at: int, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Path, split: Split, tmp_path: Path, at: int, writing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stages.training.CHECKPOINT_STEPS", 3)
+    monkeypatch.setattr("stages.training.CHECKPOINT_STEPS", 5)
     whole, expected = run(tiny_bundle, split, tmp_path / "whole.pt")
-    steps = 0
-
-    class KilledError(Exception):
-        pass
-
-    def step(*arguments: object) -> float:
-        nonlocal steps
-        steps += 1
-        if steps > killed_at:
-            raise KilledError
-        return Trainer.step(killed, *arguments)
-
-    killed = Trainer(Classifier.load(tiny_bundle), SETTINGS, 0, CPU, "float32")
-    killed.step = step
-    with pytest.raises(KilledError):
-        killed.fit(split, split, tmp_path / "killed.pt", "run")
+    # A process of its own, which really dies; forked, which spares it the seconds of its imports.
+    arguments = tiny_bundle, split, tmp_path / "killed.pt", at, writing
+    process = multiprocessing.get_context("fork").Process(target=fit_and_be_killed, args=arguments)
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
     torch.manual_seed(12345)  # whatever the next process starts with
     resumed, progress = run(tiny_bundle, split, tmp_path / "killed.pt")
     assert_same(whole, resumed)
     assert progress == expected
 
 
-def test_interruption_leaves_a_checkpoint(tiny_bundle: Path, split: Split, tmp_path: Path) -> None:
-    def interrupted(*_: object) -> float:
-        raise KeyboardInterrupt
+def test_ctrl_c_ends_after_the_step_and_the_run_goes_on_from_there(
+    tiny_bundle: Path, split: Split, tmp_path: Path
+) -> None:
+    whole, expected = run(tiny_bundle, split, tmp_path / "whole.pt")
+    usual = signal.getsignal(signal.SIGINT)
+    stopped = trainer(tiny_bundle, split, kind=Hooked, at=7, happens=lambda _: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(StageError, match=r"interrupted at step 8 of 18; run again"):
+        stopped.fit(tmp_path / "c.pt", RUN)
+    assert signal.getsignal(signal.SIGINT) == usual
+    assert checkpoint.load(tmp_path / "c.pt", RUN)["progress"]["step"] == 8
+    resumed, progress = run(tiny_bundle, split, tmp_path / "c.pt")
+    assert_same(whole, resumed)
+    assert progress == expected
 
-    with pytest.raises(StageError, match="goes on from there"):
-        run(tiny_bundle, split, tmp_path / "c.pt", step=interrupted)
-    assert checkpoint.load(tmp_path / "c.pt", "run") is not None
+
+def test_the_second_ctrl_c_ends_at_once(tiny_bundle: Path, split: Split, tmp_path: Path) -> None:
+    def twice(_: object) -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tiny_bundle, split, kind=Hooked, at=7, happens=twice).fit(tmp_path / "c.pt", RUN)
+    assert checkpoint.load(tmp_path / "c.pt", RUN)["progress"]["step"] == 6, "that of the last evaluation"
 
 
-def test_a_checkpoint_of_another_run_is_not_resumed(tiny_bundle: Path, split: Split, tmp_path: Path) -> None:
-    run(tiny_bundle, split, tmp_path / "c.pt")
-    assert checkpoint.load(tmp_path / "c.pt", "run") is not None
-    assert checkpoint.load(tmp_path / "c.pt", "other settings") is None
-    (tmp_path / "c.pt").write_bytes(b"half a file")
+def test_two_processes_reach_the_loss_of_one(
+    tiny_bundle: Path, corpus: tuple[list[str], list[int]], tmp_path: Path
+) -> None:
+    # The odd post makes the processes' shares unequal.
+    settings = replace(SETTINGS, dropout=0.0, class_weights=True)
+    texts, labels = [*corpus[0], "the moon and the orbit of the moon, seen from the moon"], [*corpus[1], 2]
+    alone = run(tiny_bundle, posts(tiny_bundle, texts, labels), tmp_path / "alone.pt", settings)[1]
+    content = {"bundle": str(tiny_bundle), "folder": str(tmp_path), "texts": texts, "labels": labels}
+    (tmp_path / "run.json").write_text(json.dumps(content | {"settings": vars(settings)}))
+    # On a machine without a GPU too it is this flag that starts several processes.
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    command += ["--module", "tests.two_processes", str(tmp_path / "run.json")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    together = [json.loads((tmp_path / f"{process}.json").read_text()) for process in range(2)]
+    assert [run["processes"] for run in together] == [2, 2]
+    assert together[0]["weights"] == together[1]["weights"]
+    assert together[0]["history"] == together[1]["history"]
+    for ours, theirs in zip(alone.history, together[0]["history"], strict=True):
+        assert theirs["loss"] == pytest.approx(ours["loss"], rel=0.01)
+        assert theirs["validation_loss"] == pytest.approx(ours["validation_loss"], rel=0.01)
+
+
+def test_a_batch_in_passes_is_the_same_update(tiny_bundle: Path, split: Split) -> None:
+    updates = []
+    for parts in (1, 3):
+        settings = replace(SETTINGS, dropout=0.0, batch_size=9, accumulation=parts, max_tokens=max(split.lengths))
+        made = trainer(tiny_bundle, split, replace(settings, class_weights=True))
+        seen: list[torch.Size] = []
+        made.network = made.model
+        made.model.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0].shape))
+        optimizer = made.accelerator.prepare_optimizer(torch.optim.SGD(made.model.parameters(), lr=0.1))
+        loss, _ = made.step(list(range(9)), optimizer, False)
+        updates.append((len(seen), loss, weights(made)))
+        assert sum(shape[0] for shape in seen) == 9
+        assert max(shape.numel() for shape in seen) <= made.token_budget
+    (once, loss, expected), (often, other, found) = updates
+    assert once == 1 and often >= 3
+    assert other == pytest.approx(loss, rel=1e-5)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_the_loss_is_the_usual_mean(tiny_bundle: Path, split: Split) -> None:
+    made = trainer(tiny_bundle, split, replace(SETTINGS, dropout=0.0, batch_size=9, label_smoothing=0.2))
+    logits = torch.from_numpy(made.run(made.model, split.ids))
+    made.network = made.model
+    optimizer = made.accelerator.prepare_optimizer(torch.optim.SGD(made.model.parameters(), lr=0.0))
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor(split.labels), label_smoothing=0.2)
+    assert made.step(list(range(9)), optimizer, False)[0] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_checkpoint_of_another_run_is_neither_used_nor_overwritten(
+    tiny_bundle: Path, split: Split, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.pt"
+    run(tiny_bundle, split, path)
+    before = path.read_bytes()
+    with pytest.raises(StageError, match=r"another run \(run was this and is that\): .* delete it"):
+        trainer(tiny_bundle, split).fit(path, {"run": "that"})
+    assert path.read_bytes() == before
+    path.write_bytes(b"half a file")
     with pytest.raises(StageError, match="delete it"):
-        checkpoint.load(tmp_path / "c.pt", "run")
+        checkpoint.load(path, RUN)
 
 
-def test_a_loss_that_is_no_number_stops_with_advice(tiny_bundle: Path, split: Split, tmp_path: Path) -> None:
-    trainer = Trainer(Classifier.load(tiny_bundle), SETTINGS, 0, CPU, "float32")
-    torch.nn.init.constant_(trainer.model.head[-1].bias, float("nan"))
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_is_no_number_stops_with_advice_and_leaves_the_checkpoint(
+    tiny_bundle: Path, split: Split, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.training.CHECKPOINT_STEPS", 1)
+
+    def spoil(made: Trainer) -> None:
+        if what == "loss":
+            torch.nn.init.constant_(made.model.head[-1].bias, math.nan)
+        else:
+            made.model.head[-1].weight.register_hook(lambda gradient: gradient * math.inf)
+
     with pytest.raises(StageError, match=r"lower train\.lr"):
-        trainer.fit(split, split, tmp_path / "c.pt", "run")
+        trainer(tiny_bundle, split, kind=Hooked, at=6, happens=spoil).fit(tmp_path / "c.pt", RUN)
+    content = checkpoint.load(tmp_path / "c.pt", RUN)
+    assert content["progress"]["step"] == 5
+    assert all(value.isfinite().all() for value in content["model"].values())
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tiny_bundle: Path, split: Split, tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(StageError, match=r"c\.pt cannot be written .*free some disk space"):
+            trainer(
+                tiny_bundle,
+                split,
+                kind=Hooked,
+                at=5,
+                happens=lambda _: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, usual[1])),
+            ).fit(path, RUN)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert [file.name for file in tmp_path.iterdir()] == ["c.pt"]
+    assert checkpoint.load(path, RUN)["progress"]["step"] == 3
+    assert_same(run(tiny_bundle, split, path)[0], run(tiny_bundle, split, tmp_path / "whole.pt")[0])
+
+
+def test_a_class_without_posts_is_named(tiny_bundle: Path, split: Split) -> None:
+    without = Split(split.ids[:6], split.labels[:6])
+    with pytest.raises(StageError, match=r"no post of space to train on"):
+        trainer(tiny_bundle, without)
 
 
 def test_patience_stops_early(tiny_bundle: Path, split: Split, tmp_path: Path) -> None:
     settings = replace(SETTINGS, lr=1e-7, probe_epochs=0, patience=2, epochs=50)
     progress = run(tiny_bundle, split, tmp_path / "c.pt", settings)[1]
     assert progress.stale == 2
-    assert progress.step < 50 * 5
+    assert progress.step < 50 * 3
 
 
 def test_probe_moves_the_head_alone(tiny_bundle: Path, split: Split) -> None:
-    trainer = Trainer(Classifier.load(tiny_bundle), SETTINGS, 0, CPU, "float32")
-    before = {name: value.clone() for name, value in weights(trainer).items()}
-    trainer.probe(split)
-    moved = {name for name, value in weights(trainer).items() if not torch.equal(value, before[name])}
+    made = trainer(tiny_bundle, split)
+    before = {name: value.clone() for name, value in weights(made).items()}
+    made.probe()
+    moved = {name for name, value in weights(made).items() if not torch.equal(value, before[name])}
     assert moved == {name for name in before if name.startswith("head.")}
 
 
-def test_label_smoothing_changes_the_loss(tiny_bundle: Path, split: Split, tmp_path: Path) -> None:
-    plain = run(tiny_bundle, split, tmp_path / "a.pt")[1].history[-1]["loss"]
-    smooth = run(tiny_bundle, split, tmp_path / "b.pt", replace(SETTINGS, label_smoothing=0.3))[1].history[-1]["loss"]
-    assert smooth != plain
-
-
-def test_biases_and_norms_are_not_decayed(tiny_bundle: Path) -> None:
-    model = Classifier.load(tiny_bundle)
-    decayed, plain = build_optimizer(model, 1e-3, 0.1).param_groups
-    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
-    assert all(p.ndim >= 2 for p in decayed["params"])
-    assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))
-
-
-@pytest.mark.parametrize("name", ["linear", "cosine"])
-def test_schedule_rises_then_falls_to_zero(name: str) -> None:
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=1.0)
-    schedule = build_schedule(optimizer, name, steps=100, warmup=0.1)
-    rates = []
-    for _ in range(100):
-        rates.append(schedule.get_last_lr()[0])
-        optimizer.step()
-        schedule.step()
-    assert np.argmax(rates) in (9, 10)
-    assert max(rates) == pytest.approx(1.0)
-    assert rates[0] == pytest.approx(0.1)
-    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
-    assert schedule.get_last_lr()[0] == pytest.approx(0.0, abs=1e-9)
-
-
-@given(
-    lengths=st.lists(st.integers(2, 128), min_size=1, max_size=300),
-    batch_size=st.integers(1, 40),
-    seed=st.integers(0, 2**32 - 1),
-    epoch=st.integers(0, 50),
-)
-def test_epoch_batches_hold_every_post_once(lengths: list[int], batch_size: int, seed: int, epoch: int) -> None:
-    batches = epoch_batches(lengths, batch_size, seed, epoch)
-    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
-    assert len(batches) == -(-len(lengths) // batch_size)
-    assert max(map(len, batches)) <= batch_size
-    assert batches == epoch_batches(lengths, batch_size, seed, epoch)
-
-
-def test_batches_of_like_length_waste_little() -> None:
-    lengths = np.random.default_rng(0).integers(8, 128, 3200).tolist()
-    batches = epoch_batches(lengths, 32, 0, 0)
-    padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in batches)
-    assert sum(lengths) / padded > 0.95
-
-
-def test_precision_is_what_was_asked_or_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_precision("fp16", CPU) == "fp16"
-    speeds = {torch.float32: 1.0, torch.bfloat16: 100.0}
-    monkeypatch.setattr("stages.hardware._seconds", lambda dtype: speeds[dtype])
-    assert choose_precision("auto", CPU) == "float32"
-    speeds[torch.bfloat16] = 0.2
-    assert choose_precision("auto", CPU) == "bf16"
+@pytest.mark.parametrize("change", [{"label_smoothing": 0.3}, {"class_weights": True}, {"clip_norm": 0.01}])
+def test_a_setting_changes_the_run(
+    tiny_bundle: Path, corpus: tuple[list[str], list[int]], tmp_path: Path, change: dict[str, Any]
+) -> None:
+    unequal = posts(tiny_bundle, corpus[0][:7], corpus[1][:7])
+    plain = run(tiny_bundle, unequal, tmp_path / "a.pt")[1].history[-1]["loss"]
+    changed = run(tiny_bundle, unequal, tmp_path / "b.pt", replace(SETTINGS, **change))[1].history[-1]["loss"]
+    assert changed != plain

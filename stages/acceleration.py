@@ -1,0 +1,36 @@
+"""Device, precision and processes of a training run, by accelerate."""
+
+from __future__ import annotations
+
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list
+
+from stages.hardware import choose_device, choose_precision
+from stages.stage import StageError
+
+
+def processes() -> PartialState:
+    """This process among those that `accelerate launch` or `torchrun` started, alone without them."""
+    # Without the hint, accelerate would take several processes on a machine without a GPU for so many single ones.
+    return PartialState(cpu=choose_device().type == "cpu")
+
+
+def build_accelerator(asked: str) -> Accelerator:
+    """The device and the processes that there are, and the precision of `train.precision`.
+
+    Raises StageError for a precision that the device does not have.
+    """
+    state = processes()
+    # One measures for all: processes that differ in precision would not train the same model.
+    precision = broadcast_object_list([choose_precision(asked, state.device)])[0]
+    try:
+        return Accelerator(
+            mixed_precision="no" if precision == "float32" else precision, cpu=state.device.type == "cpu"
+        )
+    except ValueError as error:
+        raise StageError(f"train.precision {precision} cannot be had on {state.device} ({error}): set auto") from error
+
+
+def precision_of(accelerator: Accelerator) -> str:
+    """Its precision, as `train.precision` names it."""
+    return "float32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision

@@ -1,0 +1,155 @@
+"""`python -m stages.tune --trials 30`: search what `params.yaml` leaves open, on a part of the training posts.
+
+Not a stage of the pipeline: it takes hours, and what it finds goes into params.yaml by hand. Reads the prepared splits,
+never test. Started again, it goes on where it was killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from datasets import Dataset
+from optuna.pruners import MedianPruner
+from optuna.samplers import TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+from sklearn.model_selection import train_test_split
+
+from handlers.text import Encoder
+from stages.acceleration import build_accelerator
+from stages.augment import augmented_copies, with_copies
+from stages.corpus import label_names, load_split
+from stages.files import remove
+from stages.params import Augment, Train, load
+from stages.paths import PREPARED, PRETRAINED, TUNING, WORDNET
+from stages.presets import PRESETS
+from stages.stage import StageError, stage
+from stages.train import build, encode
+from stages.training import Progress, Trainer
+from stages.tuning_report import write_report
+
+# Before that many trials have ended there is no median worth the name, and nothing is pruned.
+STARTUP_TRIALS = 5
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every trial trains on and starts from. train: not augmented. candidate: the encoder's folder."""
+
+    train: Dataset
+    validation: Dataset
+    candidate: Path
+    wordnet: Path
+    settings: Train
+    seed: int
+
+
+class PrunedTrainer(Trainer):
+    """A trainer that reports each evaluation to its trial, and stops where the trial is hopeless."""
+
+    def __init__(self, *arguments: Any, trial: optuna.Trial) -> None:
+        super().__init__(*arguments)
+        self.trial = trial
+
+    def evaluate(self, lr: float, progress: Progress) -> bool:
+        better = super().evaluate(lr, progress)
+        self.trial.report(progress.best_f1, len(progress.history))
+        if self.trial.should_prune():
+            raise optuna.TrialPruned
+        return better
+
+
+def suggest(trial: optuna.Trial, settings: Train) -> tuple[Train, Augment]:
+    """The trial's point of the search space."""
+    width = trial.suggest_categorical("head", [0, 192, 384, 768])
+    tuned = replace(
+        settings,
+        lr=trial.suggest_float("lr", 5e-5, 5e-4, log=True),
+        dropout=trial.suggest_float("dropout", 0.0, 0.5),
+        head=(width,) if width else (),
+        max_tokens=trial.suggest_categorical("max_tokens", [64, 128, 192]),
+    )
+    rates = {name: trial.suggest_float(name, 0.0, 0.3) for name in ("synonym_rate", "deletion_rate")}
+    return tuned, Augment(share=trial.suggest_float("share", 0.0, 0.5), **rates)
+
+
+def objective(trial: optuna.Trial, task: Task, folder: Path) -> float:
+    """Validation macro-F1 of one point. Raises TrialPruned where it falls behind the median."""
+    settings, augment = suggest(trial, task.settings)
+    copies = augmented_copies(task.train, task.wordnet, augment, task.seed)
+    # No copy may come of no post, and an empty table has no columns to append.
+    train = with_copies(task.train, copies) if copies else task.train
+    encoder = Encoder(task.candidate, settings.max_tokens)
+    splits = encode(train, encoder), encode(task.validation, encoder)
+    model = build(task.candidate, label_names(task.train), settings, task.seed)
+    trainer = PrunedTrainer(model, *splits, settings, task.seed, build_accelerator(settings.precision), trial=trial)
+    checkpoint = folder / f"trial-{trial.number}.pt"
+    try:
+        return trainer.fit(checkpoint, {"trial": str(trial.number)}).best_f1
+    finally:
+        remove(checkpoint)
+
+
+def part_of(train: Dataset, posts: int, seed: int) -> Dataset:
+    """About `posts` of the posts, each class in proportion; all of them where there are no more."""
+    if posts >= len(train):
+        return train
+    try:
+        chosen, _ = train_test_split(range(len(train)), train_size=posts, stratify=train["label"], random_state=seed)
+    except ValueError as error:
+        raise StageError(f"{posts} posts are too few for every class: raise --posts") from error
+    return train.select(sorted(chosen))
+
+
+def search(task: Task, trials: int, folder: Path) -> optuna.Study:
+    """A study with `trials` ended trials, those of earlier runs included; kept in `folder`, a journal of all it did."""
+    folder.mkdir(parents=True, exist_ok=True)
+    storage = JournalStorage(JournalFileBackend(str(folder / "journal.log")))
+    name = f"{task.candidate.name}-{len(task.train)}-{task.settings.epochs}"
+    study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        # Killed in the middle; its point is tried again.
+        study.tell(trial.number, state=TrialState.FAIL)
+        study.enqueue_trial(trial.params)
+    # Another seed for every start: the same one would suggest the first points again.
+    study.sampler = TPESampler(seed=task.seed + len(study.trials), n_startup_trials=STARTUP_TRIALS)
+    study.pruner = MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=1)
+    left = trials - len(ended(study))
+    if left > 0:
+        study.optimize(functools.partial(objective, task=task, folder=folder), n_trials=left)
+    return study
+
+
+def ended(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials with a result, those that were pruned included."""
+    return study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--candidate", choices=PRESETS, default="minilm")
+    parser.add_argument("--trials", type=int, default=30, help="of all runs together")
+    parser.add_argument("--posts", type=int, default=3000, help="of the training split, stratified")
+    parser.add_argument("--epochs", type=int, default=1)
+    options = parser.parse_args()
+    with stage("tune"):
+        params = load()
+        settings = replace(params.train, epochs=options.epochs)
+        train = part_of(load_split(PREPARED, "train"), options.posts, params.seed)
+        validation, candidate = load_split(PREPARED, "validation"), PRETRAINED / options.candidate
+        log.info("%s trials on %s posts", options.trials, len(train))
+        study = search(Task(train, validation, candidate, WORDNET, settings, params.seed), options.trials, TUNING)
+        write_report(study, ended(study), params.seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""`python -m tests.bench.training`: this project's training loop against the stock Hugging Face Trainer.
+
+The same posts, the same machine, one run, each side in a process of its own: one epoch, batches of equal size. The
+stock side is what its documentation shows: float32, padded to the maximum length, the checkpoint's own dropout and
+head. The rate that the machine reaches on bare products of the encoder's shapes is measured beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from sklearn.metrics import f1_score
+from torch import Tensor
+
+from handlers.text import Encoder, pad
+from stages.acceleration import build_accelerator, precision_of
+from stages.corpus import label_names, load_split
+from stages.params import Train, load
+from stages.paths import PREPARED, PRETRAINED
+from stages.train import build, encode
+from stages.training import Trainer
+
+Result = dict[str, Any]
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What both sides do: train on the posts, then score the others."""
+
+    candidate: Path
+    train: Dataset
+    validation: Dataset
+    settings: Train
+    seed: int
+    threads: int
+
+
+def ours(task: Task) -> Result:
+    """This project's loop, linear probe included."""
+    encoder = Encoder(task.candidate, task.settings.max_tokens)
+    splits = encode(task.train, encoder), encode(task.validation, encoder)
+    accelerator = build_accelerator(task.settings.precision)
+    model = build(task.candidate, label_names(task.train), task.settings, task.seed)
+    started = time.perf_counter()
+    trainer = Trainer(model, *splits, task.settings, task.seed, accelerator)
+    with tempfile.TemporaryDirectory() as folder:
+        progress = trainer.fit(Path(folder) / "c.pt", {})
+    return {
+        "precision": precision_of(accelerator),
+        "seconds": trainer.seconds,
+        "total_s": time.perf_counter() - started,
+        "tokens": trainer.tokens,
+        "padded": trainer.padded,
+        "macro_f1": progress.best_f1,
+        "gflops": product_flops(model.encoder, trainer.padded) / trainer.seconds / 1e9,
+    }
+
+
+def stock(task: Task) -> Result:
+    """The stock Trainer with a stock classification head."""
+    from transformers import AutoModelForSequenceClassification, TrainingArguments
+    from transformers import Trainer as StockTrainer
+
+    torch.manual_seed(task.seed)
+    labels = len(label_names(task.train))
+    model = AutoModelForSequenceClassification.from_pretrained(task.candidate, num_labels=labels, dtype=torch.float32)
+    encoder = Encoder(task.candidate, task.settings.max_tokens)
+    sets, tokens = [], 0
+    for split in (task.train, task.validation):
+        encoded = encode(split, encoder)
+        tokens = tokens or sum(encoded.lengths)
+        # One more row than posts, as long as can be: all are padded to it.
+        longest = [model.config.pad_token_id] * task.settings.max_tokens
+        ids, mask = pad([*encoded.ids, longest], model.config.pad_token_id)
+        sets.append(Dataset.from_dict({"input_ids": ids[:-1], "attention_mask": mask[:-1], "labels": encoded.labels}))
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            num_train_epochs=task.settings.epochs,
+            per_device_train_batch_size=task.settings.batch_size,
+            per_device_eval_batch_size=task.settings.batch_size,
+            learning_rate=task.settings.lr,
+            seed=task.seed,
+            save_strategy="no",
+            report_to="none",
+        )
+        trainer = StockTrainer(model, arguments, train_dataset=sets[0])
+        metrics = trainer.train().metrics
+        total = time.perf_counter() - started
+        predicted = trainer.predict(sets[1]).predictions.argmax(axis=1)
+    padded = len(task.train) * task.settings.max_tokens * task.settings.epochs
+    return {
+        "precision": "float32",
+        "seconds": metrics["train_runtime"],
+        "total_s": total,
+        "tokens": tokens * task.settings.epochs,
+        "padded": padded,
+        "macro_f1": float(f1_score(task.validation["label"], predicted, average="macro")),
+        "gflops": product_flops(model.base_model, padded) / metrics["train_runtime"] / 1e9,
+    }
+
+
+def product_flops(encoder: torch.nn.Module, tokens: int) -> float:
+    """Operations of the dense layers' products, forward and backward; those inside the attention are left out.
+
+    Two a weight and token forward, four backward (Kaplan et al. 2020, https://arxiv.org/abs/2001.08361).
+    """
+    layers = [module for module in encoder.modules() if isinstance(module, torch.nn.Linear)]
+    return 6.0 * tokens * sum(layer.weight.numel() for layer in layers)
+
+
+def product_rate(task: Task, precision: str, seconds: float = 3.0) -> float:
+    """GFLOP/s of bare products: a batch's tokens times the encoder's three kinds of dense layers."""
+    config = build(task.candidate, label_names(task.train), task.settings, task.seed).encoder.config
+    width, inner = config.hidden_size, config.intermediate_size
+    rows = task.settings.batch_size * task.settings.max_tokens
+    # Attention has four square layers for each pair of the feed-forward ones.
+    shapes = [(width, width)] * 4 + [(width, inner), (inner, width)]
+    pairs: list[tuple[Tensor, Tensor]] = [
+        (torch.randn(rows, inputs).to(DTYPES[precision]), torch.randn(inputs, outputs).to(DTYPES[precision]))
+        for inputs, outputs in shapes
+    ]
+
+    def all_products() -> None:
+        for left, right in pairs:
+            left @ right
+
+    all_products()
+    rounds, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        all_products()
+        rounds += 1
+    flops = rounds * sum(2.0 * rows * inputs * outputs for inputs, outputs in shapes)
+    return flops / (time.perf_counter() - started) / 1e9
+
+
+def both_rates(task: Task) -> Result:
+    """The machine's rate in the precision of either side."""
+    precision = precision_of(build_accelerator(task.settings.precision))
+    return {name: product_rate(task, name) for name in {"float32", precision}}
+
+
+def apart(work: Callable[[Task], Result], task: Task) -> Result:
+    """The work's result from a process of its own, with the most memory that it held."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measured, (work, task))
+
+
+def _measured(work: Callable[[Task], Result], task: Task) -> Result:
+    torch.set_num_threads(task.threads)
+    result = work(task)
+    return result | {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def spread(split: Dataset, posts: int) -> Dataset:
+    """That many posts, evenly over a split that is sorted by class."""
+    return split.select(np.unique(np.linspace(0, len(split) - 1, posts).astype(int)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--candidate", default="minilm")
+    parser.add_argument("--posts", type=int, default=960, help="of the training split")
+    parser.add_argument("--validation", type=int, default=300, help="posts that both are scored on")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--precision", default="auto", help="of this project's side")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    params = load()
+    settings = replace(params.train, epochs=options.epochs, evaluations=1, precision=options.precision)
+    task = Task(
+        PRETRAINED / options.candidate,
+        spread(load_split(PREPARED, "train"), options.posts),
+        spread(load_split(PREPARED, "validation"), options.validation),
+        settings,
+        params.seed,
+        options.threads,
+    )
+    rates = apart(both_rates, task)
+    rows = {"stock": apart(stock, task), "ours": apart(ours, task)}
+    print(
+        f"{len(task.train)} posts, {options.epochs} epochs, {options.threads} threads; bare products, GFLOP/s:", end=" "
+    )
+    print(", ".join(f"{name} {rate:.0f}" for name, rate in rates.items() if name in DTYPES))
+    print(f"{'':<7}{'precision':>10}{'posts/s':>9}{'padding':>9}{'GFLOP/s':>9}{'of bare':>9}{'MiB':>7}{'F1':>7}")
+    for name, row in rows.items():
+        speed, padding = len(task.train) * options.epochs / row["seconds"], 1 - row["tokens"] / row["padded"]
+        share = row["gflops"] / rates[row["precision"]]
+        print(f"{name:<7}{row['precision']:>10}{speed:>9.1f}{padding:>9.1%}{row['gflops']:>9.0f}{share:>9.0%}", end="")
+        print(f"{row['peak_mib']:>7.0f}{100 * row['macro_f1']:>7.1f}")
+    print(f"steps: {rows['stock']['seconds'] / rows['ours']['seconds']:.2f} times as fast", end="; ")
+    print(f"with probe and validation: {rows['stock']['total_s'] / rows['ours']['total_s']:.2f} times")
+
+
+if __name__ == "__main__":
+    main()

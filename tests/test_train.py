@@ -1,0 +1,50 @@
+"""What the train stage does around the loop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+
+from handlers.model import Classifier
+from handlers.text import Encoder
+from stages.acceleration import build_accelerator
+from stages.batches import Split
+from stages.corpus import features
+from stages.stage import StageError
+from stages.train import build, encode, identity
+from tests.conftest import LABELS
+from tests.test_training import SETTINGS
+
+SPLIT = Split([[2, 5, 3], [2, 6, 3]], [0, 1])
+
+
+def test_a_post_without_text_is_named(tiny_bundle: Path) -> None:
+    columns = {"id": ["train-1", "train-2"], "text": ["x", "1"], "clean": ["x", ""], "label": [0, 1]}
+    with pytest.raises(StageError, match="post train-2 is empty after cleaning"):
+        encode(Dataset.from_dict(columns, features(list(LABELS))), Encoder(tiny_bundle, 32))
+
+
+def test_a_run_is_known_by_settings_data_and_model(tiny_bundle: Path) -> None:
+    accelerator, model = build_accelerator("float32"), Classifier.load(tiny_bundle)
+    usual = identity(model, SETTINGS, 0, accelerator, SPLIT)
+
+    def changed(other: dict[str, str]) -> set[str]:
+        return {key for key in usual if usual[key] != other[key]}
+
+    assert not changed(identity(model, replace(SETTINGS, candidates=("minilm", "bert")), 0, accelerator, SPLIT))
+    assert changed(identity(model, replace(SETTINGS, lr=0.5), 0, accelerator, SPLIT)) == {"train.lr"}
+    assert changed(identity(model, SETTINGS, 1, accelerator, SPLIT)) == {"seed"}
+    assert changed(identity(model, SETTINGS, 0, accelerator, Split(SPLIT.ids, [1, 0]))) == {"data"}
+    other = Classifier(replace(model.config, head=(8, 8)))
+    assert changed(identity(other, SETTINGS, 0, accelerator, SPLIT)) == {"architecture", "initial weights"}
+    torch.nn.init.zeros_(model.head[-1].bias)
+    assert changed(identity(model, SETTINGS, 0, accelerator, SPLIT)) == {"initial weights"}
+
+
+def test_no_checkpoint_names_the_stage_that_brings_it(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="run the fetch stage"):
+        build(tmp_path, list(LABELS), SETTINGS, 0)

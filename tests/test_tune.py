@@ -1,0 +1,119 @@
+"""A study of a few trials on the tiny model: seeded, resumable, on training and validation posts only."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from datasets import Dataset
+from optuna.trial import TrialState
+
+from handlers.model import Classifier
+from handlers.text import TOKENIZER_FILE
+from stages import tune, tuning_report
+from stages.corpus import features
+from stages.files import read_json
+from stages.stage import StageError
+from stages.tune import Task, ended, part_of, search
+from stages.tuning_report import write_report
+from tests.conftest import LABELS
+from tests.test_training import SETTINGS
+
+
+@pytest.fixture
+def task(
+    tiny_bundle: Path, corpus: tuple[list[str], list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Task:
+    """The tiny encoder with a checkpoint of its own; a WordNet that knows no synonym."""
+    candidate = tmp_path / "tiny"
+    Classifier.load(tiny_bundle).encoder.save_pretrained(candidate)
+    (candidate / TOKENIZER_FILE).write_bytes((tiny_bundle / TOKENIZER_FILE).read_bytes())
+    monkeypatch.setattr("stages.augment.WordNet", lambda _: lambda _: ())
+    # The tiny encoder has 64 positions.
+    monkeypatch.setattr(optuna.Trial, "suggest_categorical", _small(optuna.Trial.suggest_categorical))
+    texts, labels = corpus
+    columns = {"id": [f"p{i}" for i in range(len(texts))], "text": texts, "clean": texts, "label": labels}
+    posts = Dataset.from_dict(columns, features(list(LABELS)))
+    return Task(posts, posts, candidate, tmp_path, replace(SETTINGS, epochs=2), 0)
+
+
+def _small(usual: Any) -> Any:
+    return lambda trial, name, _: usual(trial, name, [16, 32] if name == "max_tokens" else [0, 8])
+
+
+def points(study: optuna.Study) -> list[tuple[dict[str, Any], float]]:
+    return [(trial.params, tuning_report.score(trial)) for trial in ended(study)]
+
+
+def test_a_study_repeats_itself_and_goes_on(task: Task, tmp_path: Path) -> None:
+    first = points(search(task, 2, tmp_path / "a"))
+    assert first == points(search(task, 2, tmp_path / "b"))
+    longer = points(search(task, 3, tmp_path / "a"))
+    assert longer[:2] == first
+    assert len({str(params) for params, _ in longer}) == 3
+    assert not list((tmp_path / "a").glob("*.pt"))
+
+
+def test_a_trial_that_was_killed_is_tried_again(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class KilledError(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tune, "build", killed)
+        # What a kill leaves: a trial that was never told how it ended.
+        patch.setattr("optuna.study._optimize._tell_with_warning", killed)
+        with pytest.raises(KilledError):
+            search(task, 1, tmp_path / "study")
+    study = search(task, 1, tmp_path / "study")
+    interrupted, again = study.trials
+    assert (interrupted.state, again.state) == (TrialState.FAIL, TrialState.COMPLETE)
+    assert interrupted.params == again.params
+
+
+def test_a_hopeless_trial_is_pruned(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optuna.Trial, "should_prune", lambda _: True)
+    (trial,) = ended(search(task, 1, tmp_path / "study"))
+    assert trial.state == TrialState.PRUNED
+    assert len(trial.intermediate_values) == 1
+
+
+def test_the_part_is_stratified_and_seeded(task: Task) -> None:
+    part = part_of(task.train, 6, seed=1)
+    assert Counter(part["label"]) == {0: 2, 1: 2, 2: 2}
+    assert part["id"][:] == part_of(task.train, 6, seed=1)["id"][:]
+    assert len(part_of(task.train, 100, seed=1)) == 9
+    with pytest.raises(StageError, match="raise --posts"):
+        part_of(task.train, 2, seed=1)
+
+
+def test_the_report_shows_every_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning_report, "FOLDER", tmp_path / "plots")
+    monkeypatch.setattr(tuning_report, "METRICS", tmp_path)
+
+    def objective(trial: optuna.Trial) -> float:
+        value = trial.suggest_float("lr", 1e-5, 1e-3, log=True) * 100 + trial.suggest_float("dropout", 0, 1) / 1000
+        trial.report(value, 1)
+        if trial.number == 7:
+            raise optuna.TrialPruned
+        return value
+
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(objective, n_trials=8)
+    write_report(study, ended(study), 0)
+    metrics = read_json(tmp_path / "tuning.json")
+    assert (metrics["trials"], metrics["pruned"]) == (8, 1)
+    assert next(iter(metrics["importance"])) == "lr"
+    assert metrics["best"]["lr"] == study.best_params["lr"]
+    with (tmp_path / "plots" / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["state"] for row in rows] == ["complete"] * 7 + ["pruned"]
+    for name in ("slices", "importance"):
+        assert (tmp_path / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
