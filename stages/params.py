@@ -15,7 +15,7 @@ from handlers.config import ACTIVATIONS, POOLINGS
 from stages.presets import PRESETS
 from stages.stage import StageError
 
-SOURCES = ("auto", "sklearn", "pypi")
+SOURCES = ("auto", "sklearn", "pypi", "files")
 REMOVABLE = ("headers", "footers", "quotes")
 PRECISIONS = ("auto", "float32", "bf16", "fp16")
 SCHEDULES = ("linear", "cosine")
@@ -42,6 +42,8 @@ def _checked(test: Callable[[Any], bool], allowed: str, members: int) -> Any:
 @dataclass(frozen=True)
 class Data:
     source: str = one_of(*SOURCES)
+    path: str = _checked(bool, "the name of a file or a folder", 0)
+    test: float = between(0.01, 0.9)
     remove: tuple[str, ...] = one_of(*REMOVABLE)
     limit: int = between(0, 100_000)
 
