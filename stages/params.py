@@ -17,6 +17,8 @@ from stages.stage import StageError
 
 SOURCES = ("auto", "sklearn", "pypi", "files")
 REMOVABLE = ("headers", "footers", "quotes")
+SPLITS = ("random", "late", "duplicates", "thread")
+IMPORTANCES = ("tfidf", "gradient")
 PRECISIONS = ("auto", "float32", "bf16", "fp16")
 SCHEDULES = ("linear", "cosine")
 
@@ -50,6 +52,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Prepare:
+    split: str = one_of(*SPLITS)
     validation: float = between(0.01, 0.5)
     letters_only: bool
     stop_words: bool
@@ -59,8 +62,10 @@ class Prepare:
 @dataclass(frozen=True)
 class Augment:
     share: float = between(0, 1)
+    copies: int = between(1, 20)
     synonym_rate: float = between(0, 1)
     deletion_rate: float = between(0, 0.9)
+    importance: str = one_of(*IMPORTANCES)
 
 
 @dataclass(frozen=True)
