@@ -63,7 +63,7 @@ class Editor:
         edited = edit(
             row["words"],
             self.importance(row["words"], row["label"]),
-            _synonyms(self.wordnet),
+            _synonyms(self.wordnet, os.getpid()),
             self.protected,
             self.synonym_rate,
             self.deletion_rate,
@@ -73,9 +73,9 @@ class Editor:
 
 
 @functools.cache
-def _synonyms(folder: Path) -> Callable[[str], list[str]]:
-    # The inner cache spares the same look-ups for every post that has the same word. Open files of the reader would be
-    # shared by processes, so each has its own.
+def _synonyms(folder: Path, _process: int) -> Callable[[str], list[str]]:
+    # The inner cache spares the same look-ups for every post that has the same word. A reader of its own for each
+    # process, because a forked one would share its place in the open files.
     return functools.cache(WordNet(folder))
 
 

@@ -15,7 +15,8 @@ from stages import fetch
 from stages.corpus import label_names, load_split
 from stages.own_corpus import read_corpus
 from stages.params import Data
-from stages.prepare import clean_split, split_validation
+from stages.prepare import clean_split
+from stages.splitting import split_validation
 from stages.stage import StageError
 
 EXAMPLE = Path(__file__).parent / "corpus"
@@ -160,6 +161,6 @@ def test_the_example_goes_through_fetch_and_prepare(tmp_path: Path) -> None:
     train = load_split(tmp_path, "train")
     assert label_names(train) == CLASSES
     assert any("brûlée" in text for text in [*train["text"], *load_split(tmp_path, "test")["text"]])
-    cleaned = clean_split(train, Cleaning(letters_only=False), 0)
-    parts = split_validation(cleaned, 0.3, 20)
+    cleaned, _ = clean_split(train, Cleaning(letters_only=False), 0)
+    parts = split_validation(cleaned, "thread", 0.34, 20)
     assert all(set(part["label"]) == {0, 1, 2} for part in parts)
