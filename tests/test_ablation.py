@@ -1,17 +1,25 @@
-"""The ablation's arithmetic and its memory; the tables themselves come from real training."""
+"""The ablation's arithmetic, its memory, and all of it on a tiny model; the real tables come from real training."""
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from datasets import Dataset
 from scipy import stats
 
+from handlers.model import Classifier
+from handlers.text import TOKENIZER_FILE
+from stages import ablation
 from stages.ablation import Cells, mean_interval, plot, sample
-from stages.corpus import features
+from stages.corpus import RAW_COLUMNS, features, save_split
+from stages.files import read_json
+from stages.params import SPLITS
+from tests.conftest import LABELS
 
 
 def test_finished_cells_are_kept_for_the_same_parameters(tmp_path: Path) -> None:
@@ -53,3 +61,40 @@ def test_plot_shows_every_table(tmp_path: Path) -> None:
     }
     plot(tmp_path / "ablation.png", tables)
     assert (tmp_path / "ablation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_parts_run_on_a_tiny_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path, corpus: tuple[list[str], list[int]]
+) -> None:
+    texts, labels = corpus
+    document = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8"))
+    document["train"] |= {"max_tokens": 16, "head": [8], "batch_size": 8, "probe_epochs": 1, "precision": "float32"}
+    document["augment"] |= {"synonym_rate": 0.0}
+    document["prepare"] |= {"validation": 0.3}
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    for name in ("train", "test"):
+        columns = {
+            "id": [f"{name}-{i}" for i in range(36)],
+            "text": [f"{text} {'abcd'[i % 4]}{i}" for i, text in enumerate(texts * 4)],
+            "label": labels * 4,
+        }
+        save_split(Dataset.from_dict(columns, features(list(LABELS), RAW_COLUMNS)), ablation.RAW, name)
+    pretrained = ablation.PRETRAINED / "minilm"
+    Classifier.load(tiny_bundle).encoder.save_pretrained(pretrained)
+    shutil.copyfile(tiny_bundle / TOKENIZER_FILE, pretrained / TOKENIZER_FILE)
+    # Augmentation by deletion alone looks no word up.
+    monkeypatch.setattr("stages.augment.WordNet", lambda _folder: lambda _word: [])
+    monkeypatch.setattr(ablation, "SEEDS", (1, 2))
+    monkeypatch.setattr("sys.argv", ["ablation", "splits", "cleaning", "augmentation"])
+    ablation.main()
+    tables = read_json(ablation.METRICS / "ablation.json")
+    assert [row[0] for row in tables["splits"]] == list(SPLITS)
+    assert [row[0] for row in tables["cleaning"]] == list(ablation.CLEANINGS)
+    rows = {row[0]: row[1:] for row in tables["augmentation"]}
+    assert rows["none"][3:] == [0, 0, 0]
+    assert all(0 <= row[0] <= 1 for row in rows.values())
+    assert (ablation.PLOTS / "ablation.png").is_file()
+    monkeypatch.setattr("sys.argv", ["ablation", "everything"])
+    with pytest.raises(SystemExit, match="the parts are splits, cleaning, raw, augmentation"):
+        ablation.main()
