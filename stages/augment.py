@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import functools
 import html
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from datasets import Dataset, concatenate_datasets
-from sklearn.feature_extraction.text import TfidfVectorizer
-from tqdm import tqdm
+from datasets import Dataset, Features, Value, concatenate_datasets
+from datasets import Sequence as ListOf
 
-from stages.augmentation import WordNet, edit, generator, protected_words, word_importance
+from stages.augmentation import edit, generator, protected_words
 from stages.corpus import label_names, load_split, save_split
-from stages.files import replacing, write_json
+from stages.files import write_json
+from stages.html import paragraph, table, write_section
+from stages.importance import Importance
 from stages.params import Augment, load
-from stages.paths import AUGMENTED, METRICS, PLOTS, PREPARED, WORDNET
+from stages.paths import AUGMENTED, METRICS, PREPARED, WORDNET
 from stages.stage import stage
+from stages.wordnet import WordNet
 
 SHOWN = 20
 SHOWN_WORDS = 150
+# Fewer are done sooner than another process has started.
+COPIES_PER_PROCESS = 1000
 
 
 @dataclass(frozen=True)
@@ -41,27 +47,82 @@ class Copy:
         return self.words != self.edited
 
 
-def augmented_copies(train: Dataset, wordnet: Path, settings: Augment, seed: int) -> list[Copy]:
-    """A copy of about `settings.share` of the posts, in their order; a copy that nothing changed is left out.
+@dataclass(frozen=True)
+class Editor:
+    """Edits one row of `datasets.map`; reads WordNet when first asked, in the process that asks."""
+
+    importance: Callable[[Sequence[str], int], list[float]]
+    wordnet: Path
+    protected: frozenset[str]
+    synonym_rate: float
+    deletion_rate: float
+    seed: int
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Adds `edited`, what became of each of the row's words."""
+        edited = edit(
+            row["words"],
+            self.importance(row["words"], row["label"]),
+            _synonyms(self.wordnet, os.getpid()),
+            self.protected,
+            self.synonym_rate,
+            self.deletion_rate,
+            generator(self.seed, row["id"]),
+        )
+        return {"edited": edited}
+
+
+@functools.cache
+def _synonyms(folder: Path, _process: int) -> Callable[[str], list[str]]:
+    # The inner cache spares the same look-ups for every post that has the same word. A reader of its own for each
+    # process, because a forked one would share its place in the open files.
+    return functools.cache(WordNet(folder))
+
+
+def augmented_copies(
+    train: Dataset, wordnet: Path, settings: Augment, seed: int, processes: int | None = None
+) -> list[Copy]:
+    """`settings.copies` copies of about `settings.share` of the posts, in their order; unchanged ones are left out.
 
     Which posts, and how each is changed, hangs on the seed and the post's id alone, but for the ranking of words by
-    TF-IDF, which is of the whole split. Raises StageError where WordNet is missing.
+    importance, which is of the whole split. processes: as many as pay, where None. Raises StageError where WordNet is
+    missing.
     """
-    # The cache spares the same look-ups for every post that has the same word.
-    synonyms = functools.cache(WordNet(wordnet))
-    protected = protected_words(label_names(train))
-    vectorizer = TfidfVectorizer(sublinear_tf=True).fit(train["clean"])
-    copies = []
-    for post in tqdm(train, desc="augment", unit="post", mininterval=1):
-        numbers = generator(seed, post["id"])
-        words = post["clean"].split()
-        if numbers.random() >= settings.share or not words:
-            continue
-        importance = word_importance(words, vectorizer)
-        rates = settings.synonym_rate, settings.deletion_rate
-        edited = edit(words, importance, synonyms, protected, *rates, numbers)
-        copies.append(Copy(f"{post['id']}+a", post["label"], words, edited))
+    WordNet(wordnet)
+    importance = Importance(train["clean"], train["label"], settings.importance, seed)
+    editor = Editor(
+        importance,
+        wordnet,
+        protected_words(label_names(train)),
+        settings.synonym_rate,
+        settings.deletion_rate,
+        seed,
+    )
+    chosen = [
+        {"id": f"{post['id']}+{number}", "label": post["label"], "words": words}
+        for post in train
+        if generator(seed, post["id"]).random() < settings.share and (words := post["clean"].split())
+        for number in range(1, settings.copies + 1)
+    ]
+    if not chosen:
+        return []
+    columns = {"id": Value("string"), "label": Value("int64"), "words": ListOf(Value("string"))}
+    features = Features(columns | {"edited": ListOf(Value("string"))})
+    rows = Dataset.from_list(chosen, Features(columns)).map(
+        editor,
+        features=features,
+        num_proc=processes or _processes(len(chosen)),
+        desc="augment",
+        # Nothing is cached, so that a fingerprint of the whole editor would be made for nothing.
+        new_fingerprint="augmented",
+    )
+    copies = [Copy(**row) for row in rows]
     return [copy for copy in copies if copy.changed]
+
+
+def _processes(copies: int) -> int | None:
+    wanted = min(len(os.sched_getaffinity(0)), copies // COPIES_PER_PROCESS)
+    return wanted if wanted > 1 else None
 
 
 def with_copies(train: Dataset, copies: Sequence[Copy]) -> Dataset:
@@ -88,17 +149,19 @@ def summary(copies: Sequence[Copy]) -> dict[str, int | float]:
     }
 
 
-def page(copies: Sequence[Copy], labels: Sequence[str]) -> str:
-    """Originals and copies side by side, changes marked: one HTML page that needs nothing from elsewhere."""
-    rows = "\n".join(
-        f"<h2>{html.escape(labels[copy.label])} <small>{html.escape(copy.id)}</small></h2>"
-        f"<section><p>{_marked(copy, original=True)}</p><p>{_marked(copy, original=False)}</p></section>"
-        for copy in copies
-    )
-    intro = (
-        f"<h1>Augmented posts</h1>\n<p>The original, and beside it its copy; at most {SHOWN_WORDS} words of each.</p>"
-    )
-    return f"{_HEAD}{intro}\n{rows}\n"
+def section(copies: Sequence[Copy], labels: Sequence[str], figures: dict[str, int | float]) -> list[str]:
+    """Parts of the report: the figures, and originals and copies side by side with the changes marked."""
+    # Evenly over the split, so that more than the first classes are seen.
+    shown = copies[:: max(len(copies) // SHOWN, 1)][:SHOWN]
+    return [
+        table(list(figures), [list(figures.values())]),
+        paragraph(f"The original, and beside it its copy; at most {SHOWN_WORDS} words of each."),
+        *(
+            f"<h3>{html.escape(labels[copy.label])} <small>{html.escape(copy.id)}</small></h3>\n"
+            f'<div class="pair"><p>{_marked(copy, original=True)}</p><p>{_marked(copy, original=False)}</p></div>'
+            for copy in shown
+        ),
+    ]
 
 
 def _marked(copy: Copy, original: bool) -> str:
@@ -115,35 +178,15 @@ def _marked(copy: Copy, original: bool) -> str:
     return " ".join(words) + (" …" if len(copy.words) > SHOWN_WORDS else "")
 
 
-_HEAD = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>Augmented posts</title>
-<style>
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: auto; padding: 1rem; overflow-wrap: anywhere; }
-h2 { font-size: 1rem; margin: 1.5rem 0 0; }
-small { font-weight: normal; opacity: .7; }
-section { display: grid; grid-template-columns: repeat(auto-fit, minmax(18rem, 1fr)); gap: 0 2rem; }
-del { color: light-dark(#a11, #f88); }
-mark { color: inherit; background: light-dark(#fe9, #640); }
-ins { color: inherit; background: light-dark(#bed, #163); text-decoration: none; }
-</style>
-"""
-
-
 def main() -> None:
     with stage("augment"):
         params = load()
         train = load_split(PREPARED, "train")
         copies = augmented_copies(train, WORDNET, params.augment, params.seed)
         save_split(with_copies(train, copies), AUGMENTED, "train")
-        write_json(METRICS / "augment.json", summary(copies))
-        # Evenly over the split, so that more than the first classes are seen.
-        shown = copies[:: max(len(copies) // SHOWN, 1)][:SHOWN]
-        with replacing(PLOTS / "augment.html") as temporary:
-            temporary.write_text(page(shown, label_names(train)), encoding="utf-8")
+        figures = summary(copies)
+        write_json(METRICS / "augment.json", figures)
+        write_section("augmentation", *section(copies, label_names(train), figures))
 
 
 if __name__ == "__main__":

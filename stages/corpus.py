@@ -16,6 +16,9 @@ from stages.stage import StageError
 COLUMNS = ("id", "text", "clean", "label")
 RAW_COLUMNS = ("id", "text", "label")
 
+# Beside the prepared splits: how many raw posts have nothing left after cleaning.
+COUNTS_FILE = "counts.json"
+
 
 def features(labels: list[str], columns: Sequence[str] = COLUMNS) -> Features:
     """The schema of a split; the label names are part of it."""

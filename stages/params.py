@@ -15,8 +15,10 @@ from handlers.config import ACTIVATIONS, POOLINGS
 from stages.presets import PRESETS
 from stages.stage import StageError
 
-SOURCES = ("auto", "sklearn", "pypi")
+SOURCES = ("auto", "sklearn", "pypi", "files")
 REMOVABLE = ("headers", "footers", "quotes")
+SPLITS = ("random", "late", "duplicates", "thread")
+IMPORTANCES = ("tfidf", "gradient")
 PRECISIONS = ("auto", "float32", "bf16", "fp16")
 SCHEDULES = ("linear", "cosine")
 
@@ -42,12 +44,15 @@ def _checked(test: Callable[[Any], bool], allowed: str, members: int) -> Any:
 @dataclass(frozen=True)
 class Data:
     source: str = one_of(*SOURCES)
+    path: str = _checked(bool, "the name of a file or a folder", 0)
+    test: float = between(0.01, 0.9)
     remove: tuple[str, ...] = one_of(*REMOVABLE)
     limit: int = between(0, 100_000)
 
 
 @dataclass(frozen=True)
 class Prepare:
+    split: str = one_of(*SPLITS)
     validation: float = between(0.01, 0.5)
     letters_only: bool
     stop_words: bool
@@ -57,8 +62,10 @@ class Prepare:
 @dataclass(frozen=True)
 class Augment:
     share: float = between(0, 1)
+    copies: int = between(1, 20)
     synonym_rate: float = between(0, 1)
     deletion_rate: float = between(0, 0.9)
+    importance: str = one_of(*IMPORTANCES)
 
 
 @dataclass(frozen=True)

@@ -5,27 +5,29 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.feature_extraction.text import TfidfVectorizer
+from scipy.sparse import csr_matrix
+from scipy.special import log_softmax
 
-from stages.augment import augmented_copies, page, summary, with_copies
+from stages.augment import augmented_copies, section, summary, with_copies
 from stages.augmentation import (
-    WordNet,
     edit,
     generator,
     match_case,
     protected_words,
     replace_synonyms,
     unimportant,
-    word_importance,
 )
 from stages.corpus import features, label_names
+from stages.importance import Importance
 from stages.params import Augment
 from stages.stage import StageError
+from stages.wordnet import WordNet
 
 LABELS = ["rec.autos", "sci.space"]
 PROTECTED = protected_words(LABELS)
@@ -103,11 +105,32 @@ def test_only_the_less_important_half_is_deleted(importance: list[int], rate: fl
 
 
 def test_importance_is_the_posts_tfidf() -> None:
-    posts = ["the car has an engine", "the car is red", "the moon"]
-    vectorizer = TfidfVectorizer(sublinear_tf=True).fit(posts)
-    the, car, engine, letter, unknown = word_importance(["the", "Car,", "engine", "a", "zebra"], vectorizer)
+    importance = Importance(["the car has an engine", "the car is red", "the moon"], [0, 0, 1], "tfidf", seed=1)
+    the, car, engine, letter, unknown = importance(["the", "Car,", "engine", "a", "zebra"], 0)
     assert 0 < the < car < engine
     assert letter == unknown == 0
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_gradient_is_that_of_the_log_probability(classes: int) -> None:
+    posts = ["engine oil the wheels", "orbit moon the probe", "goalie puck the ice"][:classes] * 3
+    importance = Importance(posts, list(range(classes)) * 3, "gradient", seed=1)
+    words = posts[0].split()
+    values = importance(words, 0)
+    assert values[words.index("the")] < min(values[words.index(word)] for word in ("engine", "oil", "wheels"))
+    # By finite differences of the model's own scores.
+    row = importance._vectorizer.transform([" ".join(words)])
+
+    def log_probability(vector: csr_matrix) -> float:
+        scores = importance._model.decision_function(vector)[0]
+        return float(log_softmax([-scores / 2, scores / 2] if classes == 2 else scores)[0])
+
+    for position, index in enumerate(row.indices):
+        changed = row.copy()
+        changed.data[position] *= 1 + 1e-6
+        expected = abs(log_probability(changed) - log_probability(row)) / 1e-6
+        word = importance._vectorizer.get_feature_names_out()[index]
+        assert values[words.index(word)] == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize(("model", "expected"), [("car", "auto"), ("Car", "Auto"), ("CAR", "AUTO"), ("A", "Auto")])
@@ -202,9 +225,15 @@ def split(texts: Sequence[str]) -> Dataset:
     return Dataset.from_dict(columns, features=features(LABELS))
 
 
-def test_stage_adds_copies_after_the_originals(wordnet: Path) -> None:
+def chosen(**changes: Any) -> Augment:
+    values = {"share": 1, "copies": 1, "synonym_rate": 0.5, "deletion_rate": 0.2, "importance": "tfidf"}
+    return Augment(**values | changes)
+
+
+@pytest.mark.parametrize("importance", ["tfidf", "gradient"])
+def test_stage_adds_copies_after_the_originals(wordnet: Path, importance: str) -> None:
     train = split(["people purchase cars and try each car in a box", "a <b>car</b> they purchase", ""] * 10)
-    copies = augmented_copies(train, wordnet, Augment(share=1, synonym_rate=0.5, deletion_rate=0.2), seed=1)
+    copies = augmented_copies(train, wordnet, chosen(importance=importance), seed=1)
     result = with_copies(train, copies)
     assert result.features == train.features
     assert result[: len(train)] == train[:]
@@ -212,22 +241,28 @@ def test_stage_adds_copies_after_the_originals(wordnet: Path) -> None:
     added = result[len(train) :]
     assert added["text"] == added["clean"]
     assert all(text.strip() for text in added["text"])
-    assert [identifier.removesuffix("+a") for identifier in added["id"]] == [
+    assert [identifier.removesuffix("+1") for identifier in added["id"]] == [
         post["id"] for post in train if post["clean"]
     ]
     metrics = summary(copies)
     assert metrics["copies"] == 20
     assert 0 < metrics["words_replaced_share"] <= 0.5
     assert 0 < metrics["words_deleted_share"] <= 0.25
-    shown = page(copies, label_names(train))
+    shown = "".join(section(copies, label_names(train), metrics))
     assert "<b>" not in shown, "text is escaped"
     assert "<ins>" in shown
     assert "<del>" in shown
-    assert "http" not in shown, "nothing from elsewhere"
+
+
+def test_every_copy_of_a_post_is_another(wordnet: Path) -> None:
+    train = split(["people purchase cars and try each car in a box near other boxes and cases"] * 3)
+    copies = augmented_copies(train, wordnet, chosen(copies=4), seed=1)
+    assert [copy.id for copy in copies] == [f"post-{post}+{number}" for post in range(3) for number in range(1, 5)]
+    assert len({copy.text for copy in copies}) > 4
 
 
 def test_adding_a_post_changes_no_other(wordnet: Path) -> None:
-    settings = Augment(share=0.5, synonym_rate=0.6, deletion_rate=0.0)
+    settings = chosen(share=0.5, synonym_rate=0.6, deletion_rate=0.0)
     texts = ["people purchase cars and try each car in a box"] * 40
     before = augmented_copies(split(texts), wordnet, settings, seed=1)
     after = augmented_copies(split([*texts, "one more car"]), wordnet, settings, seed=1)
@@ -236,9 +271,16 @@ def test_adding_a_post_changes_no_other(wordnet: Path) -> None:
     assert augmented_copies(split(texts), wordnet, settings, seed=2) != before
 
 
+def test_two_processes_give_what_one_gives(wordnet: Path) -> None:
+    train = split(["people purchase cars and try each car in a box", "they box"] * 5)
+    alone = augmented_copies(train, wordnet, chosen(), seed=1)
+    assert alone == augmented_copies(train, wordnet, chosen(), seed=1, processes=2)
+
+
 def test_rates_of_zero_leave_no_copies(wordnet: Path) -> None:
     train = split(["people purchase cars"] * 4)
-    assert augmented_copies(train, wordnet, Augment(share=1, synonym_rate=0, deletion_rate=0), seed=1) == []
-    assert augmented_copies(train, wordnet, Augment(share=0, synonym_rate=1, deletion_rate=0.5), seed=1) == []
+    assert augmented_copies(train, wordnet, chosen(synonym_rate=0, deletion_rate=0), seed=1) == []
+    assert augmented_copies(train, wordnet, chosen(share=0), seed=1) == []
     assert with_copies(train, [])[:] == train[:]
     assert summary([])["copies"] == 0
+    assert section([], LABELS, summary([]))

@@ -23,6 +23,6 @@ def test_every_key_of_params_is_described() -> None:
 
 def test_kinds_and_bounds_are_told() -> None:
     described = allowed(Params)
-    assert described["data"]["source"] == "str: one of auto, sklearn, pypi"
+    assert described["data"]["source"] == "str: one of auto, sklearn, pypi, files"
     assert described["train"]["head"] == "list of int: 1 to 8192"
     assert described["fuse"]["enabled"] == "bool"

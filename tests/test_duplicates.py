@@ -1,0 +1,66 @@
+"""Near-duplicates against all pairs compared exactly, threads, and what they connect."""
+
+from __future__ import annotations
+
+import random
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.duplicates import SHINGLE, THRESHOLD, groups, near_duplicates, threads
+
+
+def post(seed: int, words: int = 60) -> list[str]:
+    numbers = random.Random(seed)
+    return [f"word{numbers.randrange(5000)}" for _ in range(words)]
+
+
+def jaccard(first: str, second: str) -> float:
+    sets = [{tuple(w[i : i + SHINGLE]) for i in range(len(w) - SHINGLE + 1)} for w in (first.split(), second.split())]
+    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
+
+
+def test_near_duplicates_are_those_of_an_exact_comparison() -> None:
+    texts = []
+    for seed in range(30):
+        words = post(seed)
+        # Ever more of the post is replaced: from the same text to one that shares little.
+        texts += [
+            " ".join(words[:-cut] + post(1000 + seed + cut, cut)) if cut else " ".join(words) for cut in (0, 5, 40)
+        ]
+    exact = [pair for pair in combinations(range(len(texts)), 2) if jaccard(*(texts[i] for i in pair)) >= THRESHOLD]
+    assert len(exact) == 30
+    assert near_duplicates(texts) == exact
+
+
+def test_short_empty_and_equal_posts() -> None:
+    assert near_duplicates(["one two", "", "One  two", "three", ""]) == [(0, 2), (1, 4)]
+    assert near_duplicates([]) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("shuttle launch delayed the shuttle", "re shuttle launch delayed in article", True),
+        ("Shuttle Launch: delayed!", "Re: re: shuttle launch delayed, I hear", True),
+        ("shuttle launch delayed", "shuttle orbit", False),
+    ],
+)
+def test_a_reply_belongs_to_its_thread(first: str, second: str, same: bool) -> None:
+    assert threads([first, "goalie saved the puck", second]) == ([(0, 2)] if same else [])
+
+
+@settings(max_examples=50)
+@given(st.integers(1, 20).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.tuples(*[st.integers(0, n - 1)] * 2)))))
+def test_groups_are_the_smallest_that_hold_every_pair(case: tuple[int, list[tuple[int, int]]]) -> None:
+    count, pairs = case
+    found = groups(count, pairs)
+    assert len(found) == count
+    assert all(found[first] == found[second] for first, second in pairs)
+    merging = {frozenset(pair) for pair in pairs if len(set(pair)) == 2}
+    # Each pair joins two groups at most, and without pairs every post is alone.
+    assert len(np.unique(found)) >= count - len(merging)
+    assert merging or len(np.unique(found)) == count

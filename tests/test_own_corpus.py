@@ -1,0 +1,166 @@
+"""One's own corpus: every shape gives the same posts, and what cannot be used stops with one line before any work."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+
+from handlers.text import Cleaning
+from stages import fetch
+from stages.corpus import label_names, load_split
+from stages.own_corpus import read_corpus
+from stages.params import Data
+from stages.prepare import clean_split
+from stages.splitting import split_validation
+from stages.stage import StageError
+
+EXAMPLE = Path(__file__).parent / "corpus"
+CLASSES = ["garden", "kitchen", "workshop"]
+ROWS = [(label, f"{label} post {word}\nNA, “quoted”") for label in ("01", "zwei") for word in "abcdefgh"]
+
+
+def as_folder(folder: Path, rows: list[tuple[str, str]]) -> Path:
+    for number, (label, text) in enumerate(rows):
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        (folder / label / f"{number:03d}.txt").write_text(text, encoding="utf-8")
+    return folder
+
+
+def as_csv(path: Path, rows: list[tuple[str, str]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("id", "label", "text"), *((i, *row) for i, row in enumerate(rows))])
+    return path
+
+
+def as_parquet(path: Path, rows: list[tuple[str, str]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Dataset.from_dict({"label": [label for label, _ in rows], "text": [text for _, text in rows]}).to_parquet(str(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda place: as_folder(place, ROWS),
+        lambda place: as_csv(place / "posts.csv", ROWS),
+        lambda place: as_csv(place / "train.csv", ROWS).parent,
+        lambda place: as_parquet(place / "posts.parquet", ROWS),
+        lambda place: as_folder(place / "train", ROWS).parent,
+    ],
+    ids=["folder", "csv", "train.csv", "parquet", "train folder"],
+)
+def test_every_shape_gives_the_same_posts_and_a_stratified_test_split(
+    write: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    parts = read_corpus(write(tmp_path / "corpus"), 0.25, seed=1)
+    assert sorted(parts["train"] + parts["test"]) == sorted(ROWS)
+    assert Counter(label for label, _ in parts["test"]) == {"01": 2, "zwei": 2}
+
+
+def test_the_test_split_hangs_on_the_seed(tmp_path: Path) -> None:
+    path = as_csv(tmp_path / "posts.csv", ROWS)
+    assert read_corpus(path, 0.25, 1) == read_corpus(path, 0.25, 1)
+    assert read_corpus(path, 0.25, 1) != read_corpus(path, 0.25, 2)
+
+
+def test_a_test_part_stays_as_it_is(tmp_path: Path) -> None:
+    as_csv(tmp_path / "train.csv", ROWS)
+    as_parquet(tmp_path / "test.parquet", ROWS[::4])
+    assert read_corpus(tmp_path, 0.5, 1) == {"train": ROWS, "test": ROWS[::4]}
+
+
+def test_names_of_class_labels_are_the_labels(tmp_path: Path) -> None:
+    path = tmp_path / "posts.parquet"
+    kinds = Features({"text": Value("string"), "label": ClassLabel(names=["cold", "warm"])})
+    Dataset.from_dict({"text": list("abcdef"), "label": [0, 1] * 3}, features=kinds).to_parquet(str(path))
+    assert {label for label, _ in read_corpus(path, 0.4, 1)["train"]} == {"cold", "warm"}
+
+
+def bad(tmp_path: Path, name: str) -> Path:
+    """A corpus with one thing wrong."""
+    file = tmp_path / "posts.csv"
+    match name:
+        case "missing":
+            return tmp_path / "nowhere"
+        case "suffix":
+            (tmp_path / "posts.xlsx").write_text("text,label\n")
+            return tmp_path / "posts.xlsx"
+        case "empty folder":
+            return tmp_path
+        case "folder without posts":
+            (tmp_path / "class").mkdir()
+            return tmp_path
+        case "file not utf-8":
+            as_folder(tmp_path, ROWS)
+            (tmp_path / "01" / "x.txt").write_bytes("naïve".encode("latin-1"))
+            return tmp_path
+        case "csv not utf-8":
+            file.write_bytes("text,label\nnaïve,a\n".encode("latin-1"))
+        case "columns":
+            file.write_text("body,label\nx,a\n")
+        case "parquet columns":
+            Dataset.from_dict({"text": ["x"]}).to_parquet(str(tmp_path / "posts.parquet"))
+            return tmp_path / "posts.parquet"
+        case "no parquet":
+            (tmp_path / "posts.parquet").write_text("text,label\n")
+            return tmp_path / "posts.parquet"
+        case "ragged":
+            file.write_text("text,label\nx,a\nx,a,b,c\n")
+        case "label":
+            file.write_text("text,label\nx,a\ny,\n")
+        case "one class":
+            as_csv(file, ROWS[:8])
+        case "one post":
+            as_csv(file, [*ROWS, ("lonely", "x")])
+        case "one post beside a test part":
+            as_csv(tmp_path / "train.csv", [*ROWS, ("lonely", "x")])
+            as_csv(tmp_path / "test.csv", [*ROWS, ("lonely", "x")])
+            return tmp_path
+        case "test share":
+            as_csv(file, ROWS[6:10])
+    return file
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing", r"data\.path: .*nowhere is missing; expected"),
+        ("suffix", r"posts\.xlsx is no corpus; expected"),
+        ("empty folder", "is no corpus; expected"),
+        ("folder without posts", "has no posts"),
+        ("file not utf-8", r"x\.txt is not UTF-8 .*iconv"),
+        ("csv not utf-8", r"posts\.csv is not UTF-8 .*iconv"),
+        ("columns", "lacks the column text; it has body, label"),
+        ("parquet columns", "lacks the column label; it has text"),
+        ("no parquet", r"posts\.parquet cannot be read as parquet"),
+        ("ragged", r"posts\.csv cannot be read as csv: .*line 3"),
+        ("label", "row 2 has no label"),
+        ("one class", "one class only: 01"),
+        ("one post", r"too few posts of lonely \(1\)"),
+        ("one post beside a test part", r"too few posts of lonely \(1\)"),
+        ("test share", r"too few posts of 01 \(2\), zwei \(2\)"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(name: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=message) as caught:
+        read_corpus(bad(tmp_path, name), 0.2, seed=1)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_example_goes_through_fetch_and_prepare(tmp_path: Path) -> None:
+    settings = Data(source="files", path=str(EXAMPLE), test=0.34, remove=("headers",), limit=0)
+    posts, origin = fetch.fetch_posts(settings, seed=20)
+    written = fetch.write_corpus(posts, origin, tmp_path)
+    assert written["posts"] == {"train": 11, "test": 7}
+    train = load_split(tmp_path, "train")
+    assert label_names(train) == CLASSES
+    assert any("brûlée" in text for text in [*train["text"], *load_split(tmp_path, "test")["text"]])
+    cleaned, _ = clean_split(train, Cleaning(letters_only=False), 0)
+    parts = split_validation(cleaned, "thread", 0.34, 20)
+    assert all(set(part["label"]) == {0, 1, 2} for part in parts)

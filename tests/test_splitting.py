@@ -1,0 +1,91 @@
+"""The validation split: stratified, disjoint, seeded, and with nothing of training in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from datasets import Dataset
+
+from stages.corpus import features
+from stages.params import SPLITS
+from stages.splitting import check_classes, split_validation
+from stages.stage import StageError
+
+WORDS = ["orbit", "moon", "probe", "goalie", "puck", "ice", "engine", "oil", "wheel"]
+
+
+def posts(rows: list[tuple[str, int]]) -> Dataset:
+    columns = {
+        "id": [f"train-{i:03d}" for i in range(len(rows))],
+        "text": [text for text, _ in rows],
+        "clean": [text for text, _ in rows],
+        "label": [label for _, label in rows],
+    }
+    return Dataset.from_dict(columns, features(["a", "b"]))
+
+
+def thread(number: int) -> str:
+    return f"{WORDS[number % 9]} {WORDS[number // 9 % 9]} subject{chr(97 + number % 26)}{chr(97 + number // 26)}"
+
+
+# Fifty threads of one to three posts, in two classes.
+WHOLE = posts(
+    [
+        (f"{'re ' * bool(reply)}{thread(number)} body {number} {reply} {WORDS[reply]}", number % 2)
+        for number in range(50)
+        for reply in range(1 + number // 2 % 3)
+    ]
+)
+
+
+@pytest.mark.parametrize("how", SPLITS)
+def test_validation_is_stratified_disjoint_and_of_the_asked_size(how: str) -> None:
+    train, validation = split_validation(WHOLE, how, 0.2, seed=1)
+    whole = Counter(WHOLE["label"])
+    assert all(abs(count - 0.2 * whole[label]) <= 2 for label, count in Counter(validation["label"]).items())
+    assert sorted([*train["id"], *validation["id"]]) == WHOLE["id"][:]
+    assert validation["id"][:] == sorted(validation["id"])
+    assert validation["id"][:] == split_validation(WHOLE, how, 0.2, seed=1)[1]["id"][:]
+
+
+@pytest.mark.parametrize("how", ["random", "duplicates", "thread"])
+def test_another_seed_gives_another_split(how: str) -> None:
+    assert len({tuple(split_validation(WHOLE, how, 0.2, seed)[1]["id"]) for seed in range(3)}) == 3
+
+
+def test_no_thread_is_divided() -> None:
+    def subjects(split: Dataset) -> set[str]:
+        return {text.removeprefix("re ").split(" body")[0] for text in split["clean"]}
+
+    divided = {}
+    for how in ("random", "thread"):
+        train, validation = split_validation(WHOLE, how, 0.2, seed=1)
+        divided[how] = subjects(train) & subjects(validation)
+    assert divided["random"], "or the test could not fail"
+    assert not divided["thread"]
+
+
+def test_no_duplicate_is_divided() -> None:
+    body = " ".join(f"word{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(60))
+    twins = posts([(f"{'x ' * (i % 2)}{body.replace('word', f'w{i // 2}')}", i % 2) for i in range(40)])
+    _, validation = split_validation(twins, "duplicates", 0.2, seed=1)
+    numbers = [int(name[-3:]) // 2 for name in validation["id"]]
+    assert numbers
+    assert set(Counter(numbers).values()) == {2}
+
+
+def test_late_takes_the_last_of_each_class() -> None:
+    whole = posts([(f"post {i}", i % 2) for i in range(20)])
+    assert split_validation(whole, "late", 0.2, seed=1)[1]["id"][:] == [f"train-{i:03d}" for i in range(16, 20)]
+
+
+@pytest.mark.parametrize("how", ["random", "thread"])
+def test_too_few_posts_to_split_say_so(how: str) -> None:
+    with pytest.raises(StageError, match=r"raise data\.limit"):
+        split_validation(posts([("x", 0), ("y", 1), ("z", 1)]), how, 0.2, seed=0)
+
+
+def test_a_split_without_a_class_says_which() -> None:
+    with pytest.raises(StageError, match="no post of b in test"):
+        check_classes({"test": posts([("x", 0)])})
