@@ -96,6 +96,12 @@ class Train:
 class Fuse:
     enabled: bool
     tolerance: float = between(0, 1)
+    precision: float = between(0, 1)
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    posts: int = between(1, 100_000)
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,7 @@ class Params:
     baseline: Baseline
     train: Train
     fuse: Fuse
+    behaviour: Behaviour
     explain: Explain
     export: Export
     package: Package

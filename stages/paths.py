@@ -26,6 +26,7 @@ SELECTED = MODELS / "selected"
 ONNX = MODELS / "onnx"
 
 EVALUATION = OUTPUTS / "evaluation"
+EVALUATION_SECTION = "section.html"  # in each candidate's folder there
 MODEL_STORE = OUTPUTS / "model_store"
 SAMPLES = OUTPUTS / "benchmark"
 
