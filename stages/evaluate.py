@@ -10,15 +10,17 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, List, Value
 from tqdm import tqdm
 
+from handlers.fusion import softmax
+from handlers.linear import Linear
 from handlers.predictor import Predictor
-from stages import metrics, plots
+from stages import evaluation, metrics, plots
 from stages.confidence import reliability, risk_coverage
 from stages.corpus import label_names, load_split, save_split
-from stages.evaluation import examples, measure, uncalibrated
+from stages.evaluation import examples, measure
 from stages.evaluation_page import section
 from stages.files import replacing, write_csv, write_json
 from stages.params import load
-from stages.paths import EVALUATION, EVALUATION_SECTION, FUSED, METRICS, PLOTS, PREPARED
+from stages.paths import BASELINE, EVALUATION, EVALUATION_SECTION, FUSED, METRICS, PLOTS, PREPARED
 from stages.scoring import load_predictor, raw_scores
 from stages.stage import StageError, stage
 
@@ -34,6 +36,7 @@ def main() -> None:
         splits = {name: load_split(PREPARED, name) for name in ("validation", "test")}
         evaluate(
             predictor,
+            load_baseline(BASELINE),
             splits["validation"],
             splits["test"],
             seed=params.seed,
@@ -45,6 +48,7 @@ def main() -> None:
 
 def evaluate(
     predictor: Predictor,
+    baseline: Linear,
     validation: Dataset,
     test: Dataset,
     seed: int,
@@ -59,32 +63,34 @@ def evaluate(
     """
     for name, split in (("validation", validation), ("test", test)):
         check_labels(predictor, split, name)
-    names = predictor.labels
-    report = {}
+    names, report = predictor.labels, {}
     for name, split in (("validation", validation), ("test", test)):
-        logits, scores = outputs(predictor, split["text"], name)
-        actual = np.array(split["label"])
-        report[name] = measure(actual, logits, scores, predictor.fusion, names, words(split), seed)
+        answers, fast = systems(predictor, split["text"], name)
+        actual, shipped = np.array(split["label"]), answers["shipped"]
+        # Linear scores are no probabilities, but to the measures of order they are as good.
+        answers["baseline"] = softmax(baseline.scores(split["clean"]))
+        abstained = predictor.fusion.abstains(shipped)
+        lengths = np.array([len(text.split()) for text in split["clean"]])
+        report[name] = measure(actual, answers, fast, abstained, lengths, names, seed)
     report = metrics.rounded(report)
     write_json(metrics_file, report)
 
     # The loop ends on the test split, whose answers are what the pictures and later stages are about.
-    shipped = predictor.fusion.shipped(logits, scores)
-    predicted = shipped.argmax(axis=1)
-    before = uncalibrated(predictor.fusion).shipped(logits, scores)
-    draw(plots_folder, actual, before, shipped, names, predictor.fusion.abstains(shipped))
-    fast = predictor.fusion.sure(scores)
+    draw(plots_folder, actual, answers["uncalibrated"], shipped, names, abstained)
     save_split(predictions(test, shipped, fast, list(names)), evaluation_folder, "test")
     pairs = [(names.index(a), names.index(p)) for a, p, _ in report["test"]["most_confused"]]
-    found = examples(pairs, actual, predicted, shipped.max(axis=1), test["text"])
+    found = examples(pairs, actual, shipped.argmax(axis=1), shipped.max(axis=1), test["text"])
     parts = section(report["test"], predictor.fusion.reject, found, plots_folder)
     with replacing(evaluation_folder / EVALUATION_SECTION) as temporary:
         temporary.write_text("\n".join(parts) + "\n", encoding="utf-8")
 
 
-def words(split: Dataset) -> np.ndarray:
-    """Words of each cleaned post, int [posts]."""
-    return np.array([len(text.split()) for text in split["clean"]])
+def load_baseline(folder: Path) -> Linear:
+    """The measure to beat. Raises StageError where it is missing."""
+    try:
+        return Linear.load(folder)
+    except FileNotFoundError as error:
+        raise StageError(f"{error.filename} is missing: run the baseline stage, or simply dvc repro") from None
 
 
 def check_labels(predictor: Predictor, split: Dataset, name: str) -> None:
@@ -95,8 +101,11 @@ def check_labels(predictor: Predictor, split: Dataset, name: str) -> None:
         raise StageError(f"the {name} split and the bundle know different classes: run dvc repro to build both again")
 
 
-def outputs(predictor: Predictor, texts: Sequence[str], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The transformer's logits and the linear scores of raw posts, [posts, classes] each, in one pass."""
+def systems(predictor: Predictor, texts: Sequence[str], name: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The probabilities of `evaluation.systems` for raw posts, and which of them the linear part answers alone.
+
+    The transformer runs once for all systems.
+    """
     parts = []
     with tqdm(total=len(texts), desc=name, unit="post") as progress:
         for start in range(0, len(texts), CHUNK):
@@ -104,7 +113,7 @@ def outputs(predictor: Predictor, texts: Sequence[str], name: str) -> tuple[np.n
             parts.append(raw_scores(predictor, cleaned))
             progress.update(len(cleaned))
     logits, scores = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return logits, scores
+    return evaluation.systems(predictor.fusion, logits, scores), predictor.fusion.sure(scores)
 
 
 def draw(

@@ -19,6 +19,7 @@ AUGMENTED = DATA / "augmented"
 
 MODELS = OUTPUTS / "models"
 PRETRAINED = MODELS / "pretrained"
+BASELINE = MODELS / "baseline"
 LINEAR = MODELS / "linear"
 DEEP = MODELS / "deep"
 FUSED = MODELS / "fused"

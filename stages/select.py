@@ -88,7 +88,7 @@ def quality(
                 **headline(chosen["test"]["shipped"], details),
                 "fast_share": chosen["test"]["fast_share"],
             },
-            "over_wide": chosen["test"]["shipped_over_wide"],
+            "over_baseline": chosen["test"]["over_baseline"],
             **({"over_candidates": gains} if gains else {}),
         },
         "baseline": {split: headline(baseline[split]) for split in ("validation", "test")},

@@ -13,11 +13,12 @@ import pytest
 from datasets import Dataset
 from sklearn.metrics import f1_score
 
-from handlers.fusion import Fusion
+from handlers.fusion import Fusion, softmax
 from handlers.predictor import Predictor
+from stages import evaluation
 from stages.corpus import features, label_names, load_split, save_split
-from stages.evaluate import check_labels, evaluate, outputs
-from stages.evaluation import examples, systems, uncalibrated
+from stages.evaluate import check_labels, evaluate, systems
+from stages.evaluation import examples
 from stages.paths import EVALUATION_SECTION
 from stages.scoring import load_predictor
 from stages.stage import StageError
@@ -48,14 +49,15 @@ def split(corpus: tuple[list[str], list[int]], tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="module")
 def written(predictor: Predictor, split: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluated")
-    evaluate(predictor, split, split, 1, folder / "tiny.json", folder / "plots", folder / "predictions")
+    evaluate(
+        predictor, predictor.linear, split, split, 1, folder / "tiny.json", folder / "plots", folder / "predictions"
+    )
     return folder
 
 
 def test_systems_are_the_predictors_own_answers(predictor: Predictor, split: Dataset) -> None:
     texts = split["text"][:]
-    logits, scores = outputs(predictor, texts, "test")
-    probabilities, fast = systems(predictor.fusion, logits, scores), predictor.fusion.sure(scores)
+    probabilities, fast = systems(predictor, texts, "test")
     assert 0 < fast.sum() < len(texts)
     np.testing.assert_allclose(probabilities["shipped"], predictor.probabilities(texts), atol=1e-6)
     np.testing.assert_allclose(probabilities["fused"], predictor.probabilities(texts, fast_path=False), atol=1e-6)
@@ -72,8 +74,8 @@ def test_figures_are_those_of_the_answers(predictor: Predictor, split: Dataset, 
     low, high = shipped["accuracy_95"]
     assert low <= shipped["accuracy"] <= high
     assert report["test"]["fast_share"] == round(np.mean([answer.path == "linear" for answer in answers]), 4)
-    assert report["test"]["shipped_over_wide"]["accuracy"] == pytest.approx(
-        shipped["accuracy"] - report["test"]["wide"]["accuracy"], abs=2e-4
+    assert report["test"]["over_baseline"]["accuracy"] == pytest.approx(
+        shipped["accuracy"] - report["test"]["baseline"]["accuracy"], abs=2e-4
     )
     assert [row["name"] for row in report["test"]["per_class"]] == list(LABELS)
     assert report["validation"] == report["test"]
@@ -123,7 +125,16 @@ def test_answered_share_and_precision_are_the_threshold_s(
     answers = predictor.predict(split["text"][:])
     best = [answer.probabilities.max() for answer in answers]
     monkeypatch.setattr(predictor, "fusion", replace(predictor.fusion, reject=float(np.median(best))))
-    evaluate(predictor, split, split, 1, tmp_path / "tiny.json", tmp_path / "plots", tmp_path / "predictions")
+    evaluate(
+        predictor,
+        predictor.linear,
+        split,
+        split,
+        1,
+        tmp_path / "tiny.json",
+        tmp_path / "plots",
+        tmp_path / "predictions",
+    )
     report = json.loads((tmp_path / "tiny.json").read_text())["test"]["shipped"]
     given = [
         answer.label == LABELS[label]
@@ -136,9 +147,11 @@ def test_answered_share_and_precision_are_the_threshold_s(
 
 
 def test_before_calibration_means_no_fitted_weight() -> None:
-    fusion = uncalibrated(Fusion(deep=0.3, wide=4.0, fast=2.0, margin=1.0, reject=0.5))
-    assert fusion == Fusion(deep=1.0, wide=1.0, fast=1.0, margin=1.0, reject=0.5)
-    assert uncalibrated(Fusion(deep=0.3, wide=0.0, fast=1.0, margin=None)) == Fusion(1.0, 0.0, 1.0, None)
+    logits, scores = np.array([[1.0, 3.0], [1.0, 3.0]]), np.array([[0.5, 0.0], [5.0, 0.0]])
+    both = evaluation.systems(Fusion(deep=0.3, wide=4.0, fast=2.0, margin=1.0), logits, scores)
+    np.testing.assert_allclose(both["uncalibrated"], softmax(np.array([[1.5, 3.0], [5.0, 0.0]])))
+    alone = evaluation.systems(Fusion(deep=0.3, wide=0.0, fast=1.0, margin=None), logits, scores)
+    np.testing.assert_allclose(alone["uncalibrated"], softmax(logits))
 
 
 def test_examples_are_the_surest_mistakes_of_their_pair() -> None:
@@ -150,7 +163,16 @@ def test_examples_are_the_surest_mistakes_of_their_pair() -> None:
 
 def test_the_section_shows_figures_and_escapes_posts(predictor: Predictor, split: Dataset, tmp_path: Path) -> None:
     nasty = split.map(lambda row: {"text": f"<script>{row['text']}</script>", "label": (row["label"] + 1) % 3})
-    evaluate(predictor, nasty, nasty, 1, tmp_path / "tiny.json", tmp_path / "plots", tmp_path / "predictions")
+    evaluate(
+        predictor,
+        predictor.linear,
+        nasty,
+        nasty,
+        1,
+        tmp_path / "tiny.json",
+        tmp_path / "plots",
+        tmp_path / "predictions",
+    )
     section = (tmp_path / "predictions" / EVALUATION_SECTION).read_text()
     assert "<script" not in section
     assert "&lt;script&gt;" in section
