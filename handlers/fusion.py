@@ -1,4 +1,4 @@
-"""How the deep and the wide part become one calibrated answer, and when the wide part answers alone."""
+"""How the deep and the wide part become one calibrated answer, when the wide part answers alone, when none is given."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ class Fusion:
     is temperature scaling (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
     margin: where the wide part's best score leads its second by at least this, it answers alone; None for never.
     fast: the wide part's own inverse temperature on that path.
+    reject: an answer whose best probability is below this abstains, on either path; 0 for never.
     """
 
     deep: float
     wide: float
     fast: float
     margin: float | None
+    reject: float = 0.0
 
     def full(self, logits: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """Probabilities [posts, classes] from the transformer's logits and the linear scores, same shape."""
@@ -39,6 +41,14 @@ class Fusion:
         if self.margin is None:
             return np.zeros(len(scores), dtype=bool)
         return margins(scores) >= self.margin
+
+    def shipped(self, logits: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """Probabilities [posts, classes] of the cascade: the wide part's own where it is sure, else of both."""
+        return np.where(self.sure(scores)[:, None], self.alone(scores), self.full(logits, scores))
+
+    def abstains(self, probabilities: np.ndarray) -> np.ndarray:
+        """Which of the answers, probabilities [posts, classes], are too unsure to be given: bool [posts]."""
+        return probabilities.max(axis=1) < self.reject
 
     def save(self, folder: Path) -> None:
         """Write `fusion.json` into `folder`."""

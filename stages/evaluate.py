@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, List, Value
 from tqdm import tqdm
 
 from handlers.fusion import softmax
+from handlers.linear import Linear
 from handlers.predictor import Predictor
-from stages import metrics, plots
+from stages import evaluation, metrics, plots
+from stages.confidence import reliability, risk_coverage
 from stages.corpus import label_names, load_split, save_split
-from stages.files import write_csv, write_json
+from stages.evaluation import examples, measure
+from stages.evaluation_page import section
+from stages.files import replacing, write_csv, write_json
 from stages.params import load
-from stages.paths import EVALUATION, FUSED, METRICS, PLOTS, PREPARED
+from stages.paths import BASELINE, EVALUATION, EVALUATION_SECTION, FUSED, METRICS, PLOTS, PREPARED
 from stages.scoring import load_predictor, raw_scores
 from stages.stage import StageError, stage
 
 CHUNK = 256  # posts between two steps of the progress bar
+CURVE_POINTS = 200  # of the risk-coverage curve in DVC's plots
 
 
 def main() -> None:
@@ -31,51 +36,61 @@ def main() -> None:
         splits = {name: load_split(PREPARED, name) for name in ("validation", "test")}
         evaluate(
             predictor,
+            load_baseline(BASELINE),
             splits["validation"],
             splits["test"],
             seed=params.seed,
             metrics_file=METRICS / "candidates" / f"{candidate}.json",
             plots_folder=PLOTS / candidate,
-            predictions_folder=EVALUATION / candidate,
+            evaluation_folder=EVALUATION / candidate,
         )
 
 
 def evaluate(
     predictor: Predictor,
+    baseline: Linear,
     validation: Dataset,
     test: Dataset,
     seed: int,
     metrics_file: Path,
     plots_folder: Path,
-    predictions_folder: Path,
+    evaluation_folder: Path,
 ) -> None:
-    """Measure the four systems of `systems` on both splits and write metrics, plots and the test predictions.
+    """Measure the systems of `evaluation.systems` on both splits and write metrics, plots, the test predictions, and
+    the section of the report that `select` takes over where this candidate ships.
 
     Raises StageError where a split knows other classes than the bundle.
     """
     for name, split in (("validation", validation), ("test", test)):
         check_labels(predictor, split, name)
-    report = {}
+    names, report = predictor.labels, {}
     for name, split in (("validation", validation), ("test", test)):
-        actual = np.array(split["label"])
-        probabilities, fast = systems(predictor, split["text"], name)
-        report[name] = measure(actual, probabilities, fast, predictor.labels, seed)
-    write_json(metrics_file, metrics.rounded(report))
+        answers, fast = systems(predictor, split["text"], name)
+        actual, shipped = np.array(split["label"]), answers["shipped"]
+        # Linear scores are no probabilities, but to the measures of order they are as good.
+        answers["baseline"] = softmax(baseline.scores(split["clean"]))
+        abstained = predictor.fusion.abstains(shipped)
+        lengths = np.array([len(text.split()) for text in split["clean"]])
+        report[name] = measure(actual, answers, fast, abstained, lengths, names, seed)
+    report = metrics.rounded(report)
+    write_json(metrics_file, report)
 
     # The loop ends on the test split, whose answers are what the pictures and later stages are about.
-    shipped = probabilities["shipped"]
-    predicted = shipped.argmax(axis=1)
-    plots.confusion_matrix(
-        plots_folder / "confusion.png", metrics.confusion(actual, predicted, len(predictor.labels)), predictor.labels
-    )
-    curves = {
-        "transformer alone": metrics.reliability(actual, probabilities["deep"]),
-        "as shipped": metrics.reliability(actual, shipped),
-    }
-    plots.reliability_diagram(plots_folder / "reliability.png", curves)
-    rows = [[predictor.labels[a], predictor.labels[p]] for a, p in zip(actual, predicted, strict=True)]
-    write_csv(plots_folder / "confusion.csv", ["actual", "predicted"], rows)
-    save_split(predictions(test, shipped, fast, list(predictor.labels)), predictions_folder, "test")
+    draw(plots_folder, actual, answers["uncalibrated"], shipped, names, abstained)
+    save_split(predictions(test, shipped, fast, list(names)), evaluation_folder, "test")
+    pairs = [(names.index(a), names.index(p)) for a, p, _ in report["test"]["most_confused"]]
+    found = examples(pairs, actual, shipped.argmax(axis=1), shipped.max(axis=1), test["text"])
+    parts = section(report["test"], predictor.fusion.reject, found, plots_folder)
+    with replacing(evaluation_folder / EVALUATION_SECTION) as temporary:
+        temporary.write_text("\n".join(parts) + "\n", encoding="utf-8")
+
+
+def load_baseline(folder: Path) -> Linear:
+    """The measure to beat. Raises StageError where it is missing."""
+    try:
+        return Linear.load(folder)
+    except FileNotFoundError as error:
+        raise StageError(f"{error.filename} is missing: run the baseline stage, or simply dvc repro") from None
 
 
 def check_labels(predictor: Predictor, split: Dataset, name: str) -> None:
@@ -86,12 +101,10 @@ def check_labels(predictor: Predictor, split: Dataset, name: str) -> None:
         raise StageError(f"the {name} split and the bundle know different classes: run dvc repro to build both again")
 
 
-def systems(predictor: Predictor, texts: list[str], name: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Probabilities [posts, classes] of raw posts from each system, and which posts the linear part answers alone.
+def systems(predictor: Predictor, texts: Sequence[str], name: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The probabilities of `evaluation.systems` for raw posts, and which of them the linear part answers alone.
 
-    deep: the transformer as trained, uncalibrated. wide: the linear part, whose scores are no log-probabilities: read
-    only their order. fused: both for every post. shipped: the cascade, what a
-    server answers. The transformer runs once for all of them.
+    The transformer runs once for all systems.
     """
     parts = []
     with tqdm(total=len(texts), desc=name, unit="post") as progress:
@@ -100,39 +113,34 @@ def systems(predictor: Predictor, texts: list[str], name: str) -> tuple[dict[str
             parts.append(raw_scores(predictor, cleaned))
             progress.update(len(cleaned))
     logits, scores = (np.concatenate(part) for part in zip(*parts, strict=True))
-    fusion = predictor.fusion
-    fast = fusion.sure(scores)
-    fused = fusion.full(logits, scores)
-    shipped = np.where(fast[:, None], fusion.alone(scores), fused)
-    return {"deep": softmax(logits), "wide": softmax(scores), "fused": fused, "shipped": shipped}, fast
+    return evaluation.systems(predictor.fusion, logits, scores), predictor.fusion.sure(scores)
 
 
-def measure(
-    actual: np.ndarray, probabilities: dict[str, np.ndarray], fast: np.ndarray, names: tuple[str, ...], seed: int
-) -> dict[str, Any]:
-    """The figures of one split: every system with 95% bootstrap intervals, what ships in detail and against `wide`.
+def draw(
+    folder: Path,
+    actual: np.ndarray,
+    before: np.ndarray,
+    shipped: np.ndarray,
+    names: tuple[str, ...],
+    abstained: np.ndarray,
+) -> None:
+    """Write the pictures of an evaluation, and the same as tables for DVC's own plots."""
+    predicted = shipped.argmax(axis=1)
+    plots.confusion_matrix(folder / "confusion.png", metrics.confusion(actual, predicted, len(names)), names)
+    rows = [[names[a], names[p]] for a, p in zip(actual, predicted, strict=True)]
+    write_csv(folder / "confusion.csv", ["actual", "predicted"], rows)
 
-    Intervals, classes and confusions are lists: they stay in the file, and out of the table of `dvc metrics show`.
-    """
-    predicted = {system: values.argmax(axis=1) for system, values in probabilities.items()}
-    draws = metrics.bootstrap(actual, *predicted.values(), classes=len(names), seed=seed)
-    report: dict[str, Any] = {"posts": len(actual), "fast_share": float(fast.mean())}
-    for column, system in enumerate(predicted):
-        scores = metrics.summary(actual, probabilities[system])
-        report[system] = scores if system == "shipped" else {name: scores[name] for name in draws}
-        if system != "wide":
-            report[system]["ece"] = metrics.calibration_error(actual, probabilities[system])
-        report[system] |= {f"{name}_95": metrics.interval(values[:, column]) for name, values in draws.items()}
-    order = list(predicted)
-    gain: dict[str, Any] = {}
-    for name, values in draws.items():
-        gain[name] = report["shipped"][name] - report["wide"][name]
-        gain[f"{name}_95"] = metrics.interval(values[:, order.index("shipped")] - values[:, order.index("wide")])
-    gain["mcnemar_p"] = metrics.mcnemar(actual, predicted["shipped"], predicted["wide"])
-    report["shipped_over_wide"] = gain
-    report["per_class"] = metrics.per_class(actual, predicted["shipped"], names)
-    report["most_confused"] = metrics.most_confused(metrics.confusion(actual, predicted["shipped"], len(names)), names)
-    return report
+    curves = {"before calibration": reliability(actual, before), "as shipped": reliability(actual, shipped)}
+    plots.reliability_diagram(folder / "reliability.png", curves)
+    curve = curves["as shipped"]
+    filled = [metrics.rounded([float(v) for v in bin_]) for bin_ in zip(*curve.values(), strict=True) if bin_[2]]
+    write_csv(folder / "reliability.csv", list(curve), filled)
+
+    coverage, risk = risk_coverage(actual, shipped)
+    plots.risk_coverage_curve(folder / "risk_coverage.png", coverage, risk, float(1 - abstained.mean()))
+    points = np.unique(np.linspace(0, len(actual) - 1, CURVE_POINTS).astype(int))
+    table = [metrics.rounded([float(coverage[i]), float(risk[i])]) for i in points]
+    write_csv(folder / "risk_coverage.csv", ["coverage", "risk"], table)
 
 
 def predictions(split: Dataset, probabilities: np.ndarray, fast: np.ndarray, names: list[str]) -> Dataset:

@@ -1,9 +1,10 @@
-"""Stage `fuse`: fit the fusion of the deep and the wide part, and the cascade, on validation; assemble the bundle."""
+"""Stage `fuse`: fit on validation the fusion of both parts, the cascade and the rejection; assemble the bundle."""
 
 from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from handlers.fusion import Fusion, log_softmax, margins
 from handlers.text import Cleaning
 from stages.corpus import load_split
 from stages.files import copy_into, replacing, write_json
-from stages.params import load
+from stages.params import Fuse, load
 from stages.paths import DEEP, FUSED, LINEAR, METRICS, PREPARED
 from stages.scoring import load_predictor, raw_scores
 from stages.stage import stage
@@ -64,12 +65,39 @@ def choose_margin(full: np.ndarray, scores: np.ndarray, labels: np.ndarray, tole
     return chosen
 
 
-def fit(logits: np.ndarray, scores: np.ndarray, labels: np.ndarray, enabled: bool, tolerance: float) -> Fusion:
+def choose_reject(probabilities: np.ndarray, labels: np.ndarray, precision: float) -> float:
+    """The smallest confidence from which on the answers given reach `precision` together; 0 where all of them do.
+
+    probabilities: of the answers as shipped [posts, classes]. 1, and a warning, where not even the surest reach it.
+    """
+    confidence = probabilities.max(axis=1)
+    order = np.argsort(-confidence, kind="stable")
+    ranked, hits = confidence[order], (probabilities.argmax(axis=1) == labels)[order]
+    reached = np.cumsum(hits) / np.arange(1, len(labels) + 1) >= precision
+    # Posts that are equally sure are answered all or none.
+    reached[:-1] &= ranked[1:] < ranked[:-1]
+    if not reached.any():
+        log.warning("no threshold reaches a precision of %s on validation: nearly every answer abstains", precision)
+        return 1.0
+    last = int(np.flatnonzero(reached)[-1])
+    return 0.0 if last == len(labels) - 1 else float(ranked[last])
+
+
+def fit(logits: np.ndarray, scores: np.ndarray, labels: np.ndarray, settings: Fuse) -> Fusion:
     """Fit all numbers of a Fusion on one split: logits and scores [posts, classes], labels [posts]."""
+    fusion = fit_fused(logits, scores, labels, settings.tolerance) if settings.enabled else fit_deep(logits, labels)
+    return replace(fusion, reject=choose_reject(fusion.shipped(logits, scores), labels, settings.precision))
+
+
+def fit_deep(logits: np.ndarray, labels: np.ndarray) -> Fusion:
+    """The transformer alone, with a temperature."""
+    (temperature,) = fit_weights([log_softmax(logits)], labels)
+    return Fusion(deep=float(temperature), wide=0.0, fast=1.0, margin=None)
+
+
+def fit_fused(logits: np.ndarray, scores: np.ndarray, labels: np.ndarray, tolerance: float) -> Fusion:
+    """Both parts and the cascade, each path calibrated."""
     deep = log_softmax(logits)
-    if not enabled:
-        (temperature,) = fit_weights([deep], labels)
-        return Fusion(deep=float(temperature), wide=0.0, fast=1.0, margin=None)
     a, b = fit_weights([deep, scores], labels)
     margin = choose_margin((a * deep + b * scores).argmax(axis=1), scores, labels, tolerance)
     # Calibrated on the posts that take this path, which are the easy ones.
@@ -95,16 +123,19 @@ def main() -> None:
             # The neutral fusion makes a bundle that a predictor can read; the fitted one replaces it.
             assemble(DEEP / candidate, LINEAR, PREPARED, Fusion(1.0, 0.0, 1.0, None), folder)
             logits, scores = raw_scores(load_predictor(folder), list(validation["clean"]))
-            fusion = fit(logits, scores, labels, params.fuse.enabled, params.fuse.tolerance)
+            fusion = fit(logits, scores, labels, params.fuse)
             fusion.save(folder)
         skipped = float(fusion.sure(scores).mean())
+        answered = 1 - float(fusion.abstains(fusion.shipped(logits, scores)).mean())
         likelihood = negative_log_likelihood(fusion.deep * log_softmax(logits) + fusion.wide * scores, labels)
         metrics = {
             "deep": round(fusion.deep, 4),
             "wide": round(fusion.wide, 4),
             "fast": round(fusion.fast, 4),
             "margin": None if fusion.margin is None else round(fusion.margin, 4),
+            "reject": round(fusion.reject, 4),
             "skipped": round(skipped, 4),
+            "answered": round(answered, 4),
             "validation_nll": round(likelihood, 4),
         }
         write_json(METRICS / "fuse" / f"{candidate}.json", metrics)

@@ -77,6 +77,15 @@ class Baseline:
 
 
 @dataclass(frozen=True)
+class Wide:
+    ngrams: int = between(1, 3)
+    min_df: int = between(1, 1000)
+    max_terms: int = between(100, 10_000_000)
+    smoothing: float = between(1e-3, 1e3)
+    c: float = between(1e-4, 1e4)
+
+
+@dataclass(frozen=True)
 class Train:
     candidates: tuple[str, ...] = one_of(*PRESETS, members=1)
     max_tokens: int = between(8, 512)
@@ -106,6 +115,12 @@ class Train:
 class Fuse:
     enabled: bool
     tolerance: float = between(0, 1)
+    precision: float = between(0, 1)
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    posts: int = between(1, 100_000)
 
 
 @dataclass(frozen=True)
@@ -146,8 +161,10 @@ class Params:
     prepare: Prepare
     augment: Augment
     baseline: Baseline
+    wide: Wide
     train: Train
     fuse: Fuse
+    behaviour: Behaviour
     explain: Explain
     export: Export
     package: Package

@@ -19,6 +19,7 @@ AUGMENTED = DATA / "augmented"
 
 MODELS = OUTPUTS / "models"
 PRETRAINED = MODELS / "pretrained"
+BASELINE = MODELS / "baseline"
 LINEAR = MODELS / "linear"
 DEEP = MODELS / "deep"
 FUSED = MODELS / "fused"
@@ -26,6 +27,7 @@ SELECTED = MODELS / "selected"
 ONNX = MODELS / "onnx"
 
 EVALUATION = OUTPUTS / "evaluation"
+EVALUATION_SECTION = "section.html"  # in each candidate's folder there
 MODEL_STORE = OUTPUTS / "model_store"
 SAMPLES = OUTPUTS / "benchmark"
 

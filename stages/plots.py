@@ -31,7 +31,7 @@ def confusion_matrix(path: Path, matrix: np.ndarray, names: Sequence[str]) -> No
 
 
 def reliability_diagram(path: Path, curves: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """Accuracy over confidence, one line for each named curve of `metrics.reliability`; below, the shares of posts."""
+    """Accuracy over confidence, one line for each named `confidence.reliability`; below, the shares of posts."""
     figure = Figure(figsize=(5, 6), layout="constrained")
     upper, lower = figure.subplots(2, height_ratios=[3, 1], sharex=True)
     upper.plot([0, 1], [0, 1], color="grey", linestyle=":", label="calibrated")
@@ -46,6 +46,17 @@ def reliability_diagram(path: Path, curves: Mapping[str, Mapping[str, np.ndarray
     upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     upper.legend(fontsize=8)
     lower.set(xlabel="confidence", ylabel="share of posts")
+    _save(figure, path)
+
+
+def risk_coverage_curve(path: Path, coverage: np.ndarray, risk: np.ndarray, answered: float) -> None:
+    """Share of wrong answers over the share of posts answered, the surest first; a mark where the model abstains."""
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(coverage, risk, label=f"area {risk.mean():.3f}")
+    axes.axvline(answered, color="grey", linestyle=":", label=f"answered: {answered:.1%}")
+    axes.set(xlabel="share of posts answered", ylabel="of these wrong", xlim=(0, 1), ylim=(0, None))
+    axes.legend(fontsize=8)
     _save(figure, path)
 
 

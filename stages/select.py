@@ -6,24 +6,46 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from datasets import Dataset
+
+from stages import metrics
+from stages.corpus import load_split
+from stages.evaluation_page import candidates
 from stages.files import copy_into, read_json, replacing, write_json
+from stages.html import paragraph, write_section
 from stages.params import load
-from stages.paths import FUSED, METRICS, SELECTED
+from stages.paths import EVALUATION, EVALUATION_SECTION, FUSED, METRICS, SELECTED
 from stages.stage import StageError, stage
 
 SELECTED_FILE = "selected.json"
-HEADLINE = ("accuracy", "macro_f1")
 
 
 def main() -> None:
     with stage("select"):
         params = load()
-        reports = {name: read_figures(METRICS / "candidates" / f"{name}.json") for name in params.train.candidates}
+        names = params.train.candidates
+        reports = {name: read_figures(METRICS / "candidates" / f"{name}.json") for name in names}
         baseline = read_figures(METRICS / "baseline.json")
         name = choose({name: report["validation"]["shipped"]["macro_f1"] for name, report in reports.items()})
+        answers = {candidate: load_split(EVALUATION / candidate, "test") for candidate in names}
+        gains = {other: gain(answers[name], answers[other], params.seed) for other in names if other != name}
         publish(FUSED / name, SELECTED, {"name": name, "validation": headline(reports[name]["validation"]["shipped"])})
-        write_json(METRICS / "quality.json", quality(name, reports, baseline))
+        write_json(METRICS / "quality.json", quality(name, reports, baseline, gains))
+        evaluated = (EVALUATION / name / EVALUATION_SECTION).read_text(encoding="utf-8")
+        write_section("evaluation", paragraph(f"The candidate that ships: {name}."), evaluated, *candidates(gains))
         print(f"selected: {name}")
+
+
+def gain(first: Dataset, second: Dataset, seed: int) -> dict[str, Any]:
+    """What the first of two candidates gains over the second on test, paired, from what `evaluate` wrote of each.
+
+    Raises StageError where the two did not answer the same posts.
+    """
+    if first["id"][:] != second["id"][:]:
+        raise StageError("the candidates were evaluated on different posts: run the evaluate stages again")
+    systems = (np.array(split["probabilities"]) for split in (first, second))
+    return metrics.rounded(metrics.paired_gain(np.array(first["label"]), *systems, seed))
 
 
 def read_figures(path: Path) -> dict[str, Any]:
@@ -48,13 +70,16 @@ def publish(bundle: Path, target: Path, choice: dict[str, Any]) -> None:
         write_json(temporary / SELECTED_FILE, choice)
 
 
-def quality(name: str, reports: dict[str, dict[str, Any]], baseline: dict[str, Any]) -> dict[str, Any]:
+def quality(
+    name: str, reports: dict[str, dict[str, Any]], baseline: dict[str, Any], gains: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
     """`quality.json`: the selected candidate, the linear baseline, and every candidate's headline figures.
 
     reports: the figures of each candidate as `evaluate` writes them. baseline: as the baseline stage writes them.
+    gains: of the selected candidate over each of the others.
     """
     chosen = reports[name]
-    details = ("accuracy_95", "macro_f1_95", "weighted_f1", "top3", "ece")
+    details = ("accuracy_95", "macro_f1_95", "weighted_f1", "top3", "ece", "answered", "answered_precision")
     return {
         "selected": {
             "name": name,
@@ -63,7 +88,8 @@ def quality(name: str, reports: dict[str, dict[str, Any]], baseline: dict[str, A
                 **headline(chosen["test"]["shipped"], details),
                 "fast_share": chosen["test"]["fast_share"],
             },
-            "over_wide": chosen["test"]["shipped_over_wide"],
+            "over_baseline": chosen["test"]["over_baseline"],
+            **({"over_candidates": gains} if gains else {}),
         },
         "baseline": {split: headline(baseline[split]) for split in ("validation", "test")},
         "candidates": {
@@ -75,7 +101,7 @@ def quality(name: str, reports: dict[str, dict[str, Any]], baseline: dict[str, A
 
 def headline(scores: dict[str, Any], more: Sequence[str] = ()) -> dict[str, Any]:
     """Accuracy and macro-F1 of one system, and whichever other figures are named."""
-    return {key: scores[key] for key in (*HEADLINE, *more)}
+    return metrics.headline(scores) | {key: scores[key] for key in more}
 
 
 if __name__ == "__main__":

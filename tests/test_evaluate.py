@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,13 @@ import pytest
 from datasets import Dataset
 from sklearn.metrics import f1_score
 
+from handlers.fusion import Fusion, softmax
 from handlers.predictor import Predictor
+from stages import evaluation
 from stages.corpus import features, label_names, load_split, save_split
 from stages.evaluate import check_labels, evaluate, systems
+from stages.evaluation import examples
+from stages.paths import EVALUATION_SECTION
 from stages.scoring import load_predictor
 from stages.stage import StageError
 from tests.conftest import LABELS
@@ -43,7 +49,9 @@ def split(corpus: tuple[list[str], list[int]], tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="module")
 def written(predictor: Predictor, split: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluated")
-    evaluate(predictor, split, split, 1, folder / "tiny.json", folder / "plots", folder / "predictions")
+    evaluate(
+        predictor, predictor.linear, split, split, 1, folder / "tiny.json", folder / "plots", folder / "predictions"
+    )
     return folder
 
 
@@ -66,8 +74,8 @@ def test_figures_are_those_of_the_answers(predictor: Predictor, split: Dataset, 
     low, high = shipped["accuracy_95"]
     assert low <= shipped["accuracy"] <= high
     assert report["test"]["fast_share"] == round(np.mean([answer.path == "linear" for answer in answers]), 4)
-    assert report["test"]["shipped_over_wide"]["accuracy"] == pytest.approx(
-        shipped["accuracy"] - report["test"]["wide"]["accuracy"], abs=2e-4
+    assert report["test"]["over_baseline"]["accuracy"] == pytest.approx(
+        shipped["accuracy"] - report["test"]["baseline"]["accuracy"], abs=2e-4
     )
     assert [row["name"] for row in report["test"]["per_class"]] == list(LABELS)
     assert report["validation"] == report["test"]
@@ -84,7 +92,7 @@ def test_predictions_carry_the_label_names(split: Dataset, written: Path) -> Non
 
 
 def test_plots_are_small_pngs_and_one_row_a_post(split: Dataset, written: Path) -> None:
-    for name in ("confusion.png", "reliability.png"):
+    for name in ("confusion.png", "reliability.png", "risk_coverage.png"):
         content = (written / "plots" / name).read_bytes()
         assert content.startswith(b"\x89PNG")
         assert len(content) < 300_000
@@ -92,6 +100,86 @@ def test_plots_are_small_pngs_and_one_row_a_post(split: Dataset, written: Path) 
     assert lines[0] == "actual,predicted"
     assert len(lines) == len(split) + 1
     assert {cell for line in lines[1:] for cell in line.split(",")} <= set(LABELS)
+
+
+def test_curves_are_tables_for_dvc(written: Path) -> None:
+    def column(table: str, name: str) -> list[float]:
+        with (written / "plots" / table).open() as file:
+            return [float(row[name]) for row in csv.DictReader(file)]
+
+    report = json.loads((written / "tiny.json").read_text())["test"]
+    assert column("risk_coverage.csv", "coverage")[-1] == 1
+    assert column("risk_coverage.csv", "risk")[-1] == pytest.approx(1 - report["shipped"]["accuracy"], abs=2e-4)
+    assert sum(column("reliability.csv", "share")) == pytest.approx(1, abs=1e-3)
+    bins = zip(*(column("reliability.csv", name) for name in ("confidence", "accuracy", "share")), strict=True)
+    assert sum(share * abs(sure - right) for sure, right, share in bins) == pytest.approx(
+        report["shipped"]["ece"], abs=1e-3
+    )
+
+
+def test_answered_share_and_precision_are_the_threshold_s(
+    predictor: Predictor, split: Dataset, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = json.loads((written / "tiny.json").read_text())["test"]["shipped"]
+    assert (report["answered"], report["answered_precision"]) == (1, report["accuracy"])
+    answers = predictor.predict(split["text"][:])
+    best = [answer.probabilities.max() for answer in answers]
+    monkeypatch.setattr(predictor, "fusion", replace(predictor.fusion, reject=float(np.median(best))))
+    evaluate(
+        predictor,
+        predictor.linear,
+        split,
+        split,
+        1,
+        tmp_path / "tiny.json",
+        tmp_path / "plots",
+        tmp_path / "predictions",
+    )
+    report = json.loads((tmp_path / "tiny.json").read_text())["test"]["shipped"]
+    given = [
+        answer.label == LABELS[label]
+        for answer, label, sure in zip(answers, split["label"], best, strict=True)
+        if sure >= np.median(best)
+    ]
+    assert 0 < report["answered"] < 1
+    assert report["answered"] == round(len(given) / len(answers), 4)
+    assert report["answered_precision"] == round(float(np.mean(given)), 4)
+
+
+def test_before_calibration_means_no_fitted_weight() -> None:
+    logits, scores = np.array([[1.0, 3.0], [1.0, 3.0]]), np.array([[0.5, 0.0], [5.0, 0.0]])
+    both = evaluation.systems(Fusion(deep=0.3, wide=4.0, fast=2.0, margin=1.0), logits, scores)
+    np.testing.assert_allclose(both["uncalibrated"], softmax(np.array([[1.5, 3.0], [5.0, 0.0]])))
+    alone = evaluation.systems(Fusion(deep=0.3, wide=0.0, fast=1.0, margin=None), logits, scores)
+    np.testing.assert_allclose(alone["uncalibrated"], softmax(logits))
+
+
+def test_examples_are_the_surest_mistakes_of_their_pair() -> None:
+    actual, predicted = np.array([0, 0, 0, 0, 1]), np.array([1, 1, 1, 0, 0])
+    confidence = np.array([0.5, 0.9, 0.7, 1.0, 0.8])
+    found = examples([(0, 1), (1, 0)], actual, predicted, confidence, ["a", "b", "c", "d", "e"])
+    assert found == [[("b", 0.9), ("c", 0.7)], [("e", 0.8)]]
+
+
+def test_the_section_shows_figures_and_escapes_posts(predictor: Predictor, split: Dataset, tmp_path: Path) -> None:
+    nasty = split.map(lambda row: {"text": f"<script>{row['text']}</script>", "label": (row["label"] + 1) % 3})
+    evaluate(
+        predictor,
+        predictor.linear,
+        nasty,
+        nasty,
+        1,
+        tmp_path / "tiny.json",
+        tmp_path / "plots",
+        tmp_path / "predictions",
+    )
+    section = (tmp_path / "predictions" / EVALUATION_SECTION).read_text()
+    assert "<script" not in section
+    assert "&lt;script&gt;" in section
+    report = json.loads((tmp_path / "tiny.json").read_text())["test"]
+    assert f"{report['shipped']['accuracy']:.1%}" in section
+    assert all(name in section for name in LABELS)
+    assert section.count("data:image/png;base64") == 3
 
 
 def test_other_classes_are_refused(predictor: Predictor, split: Dataset) -> None:

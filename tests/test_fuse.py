@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from handlers.fusion import log_softmax, margins, softmax
 from handlers.predictor import Predictor
 from handlers.text import Cleaning
 from handlers.torch_engine import TorchEngine
-from stages.fuse import assemble, choose_margin, fit, fit_weights, negative_log_likelihood
+from stages.fuse import assemble, choose_margin, choose_reject, fit, fit_weights, negative_log_likelihood
+from stages.params import Fuse
 
 CLASSES = 4
 
@@ -46,7 +49,7 @@ def test_fused_is_no_worse_than_either_part() -> None:
     labels = random.integers(0, CLASSES, 3000)
     truth = np.eye(CLASSES)[labels]
     deep, wide = truth * 1.5 + random.normal(size=truth.shape), truth * 1.5 + random.normal(size=truth.shape)
-    fusion = fit(deep, wide, labels, enabled=True, tolerance=0.001)
+    fusion = fit(deep, wide, labels, Fuse(enabled=True, tolerance=0.001, precision=0))
     accuracy = np.mean(fusion.full(deep, wide).argmax(axis=1) == labels)
     assert accuracy > max(np.mean(part.argmax(axis=1) == labels) for part in (deep, wide))
     assert fusion.deep > 0
@@ -73,10 +76,52 @@ def test_a_wide_part_that_is_always_wrong_never_answers_alone() -> None:
 
 def test_off_is_temperature_scaling_of_the_transformer_alone() -> None:
     scores, labels = scores_and_labels(5, 0.5)
-    fusion = fit(scores, np.zeros_like(scores), labels, enabled=False, tolerance=0.1)
+    fusion = fit(scores, np.zeros_like(scores), labels, Fuse(enabled=False, tolerance=0.1, precision=0.0))
     assert (fusion.wide, fusion.margin) == (0.0, None)
     calibrated = negative_log_likelihood(fusion.deep * log_softmax(scores), labels)
     assert calibrated < negative_log_likelihood(scores, labels)
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 300), st.integers(0, 2**32 - 1), st.floats(0, 1), st.integers(1, 4))
+def test_the_answered_reach_the_precision_and_no_smaller_threshold_does(
+    posts: int, seed: int, precision: float, digits: int
+) -> None:
+    random = np.random.default_rng(seed)
+    labels = random.integers(CLASSES, size=posts)
+    # Few digits, so that many posts are equally sure.
+    top = random.uniform(0.5, 1, posts).round(digits)
+    predicted = np.where(random.random(posts) < top, labels, (labels + 1) % CLASSES)
+    probabilities = np.eye(CLASSES)[predicted] * top[:, None]
+    reject = choose_reject(probabilities, labels, precision)
+    hit = predicted == labels
+
+    def reached(threshold: float) -> bool:
+        return hit[top >= threshold].mean() >= precision
+
+    if reject == 1.0 and not (top == 1).any():
+        assert not any(reached(value) for value in top)
+    else:
+        assert reject == 1.0 or reached(reject)
+        assert not any(reached(value) for value in top if value < reject)
+
+
+def test_where_every_answer_is_good_enough_none_abstains() -> None:
+    labels = np.arange(CLASSES)
+    assert choose_reject(np.eye(CLASSES) * 0.7, labels, 1.0) == 0.0
+    assert choose_reject(np.eye(CLASSES)[(labels + 1) % CLASSES], labels, 0.0) == 0.0
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_threshold_is_of_the_answers_as_shipped(enabled: bool) -> None:
+    random = np.random.default_rng(6)
+    labels = random.integers(0, CLASSES, 3000)
+    deep, wide = (np.eye(CLASSES)[labels] * 1.5 + random.normal(size=(3000, CLASSES)) for _ in range(2))
+    fusion = fit(deep, wide, labels, Fuse(enabled, tolerance=0.01, precision=0.95))
+    shipped = fusion.shipped(deep, wide)
+    hit = shipped.argmax(axis=1) == labels
+    assert hit.mean() < 0.95 <= hit[~fusion.abstains(shipped)].mean()
+    assert (fusion.margin is not None) == enabled
 
 
 def test_a_bundle_is_complete(tiny_bundle: Path, tmp_path: Path) -> None:

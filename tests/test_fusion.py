@@ -60,8 +60,21 @@ def test_the_margin_decides_who_is_sure() -> None:
     assert Fusion(1.0, 1.0, 1.0, margin=None).sure(scores).tolist() == [False, False, False]
 
 
+def test_shipped_takes_the_path_that_the_margin_says() -> None:
+    logits, scores = np.array([[0.0, 1.0], [0.0, 1.0]]), np.array([[2.0, 0.0], [0.1, 0.0]])
+    fusion = Fusion(1.0, 1.0, 3.0, margin=1.0)
+    expected = [fusion.alone(scores)[0], fusion.full(logits, scores)[1]]
+    np.testing.assert_array_equal(fusion.shipped(logits, scores), expected)
+
+
+def test_the_unsure_abstain_and_none_does_by_default() -> None:
+    probabilities = np.array([[0.6, 0.4], [0.5, 0.5], [0.1, 0.9]])
+    assert Fusion(1.0, 1.0, 1.0, None, reject=0.6).abstains(probabilities).tolist() == [False, True, False]
+    assert not Fusion(1.0, 1.0, 1.0, None).abstains(probabilities).any()
+
+
 @pytest.mark.parametrize("margin", [None, 0.75])
 def test_fusion_comes_back_from_disk(margin: float | None, tmp_path: Path) -> None:
-    fusion = Fusion(deep=0.31, wide=4.2, fast=2.5, margin=margin)
+    fusion = Fusion(deep=0.31, wide=4.2, fast=2.5, margin=margin, reject=0.4)
     fusion.save(tmp_path)
     assert Fusion.load(tmp_path) == fusion

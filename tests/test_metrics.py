@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import itertools
 
 import numpy as np
 import pytest
@@ -24,12 +24,12 @@ def answers(posts: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray
 systems = st.tuples(st.integers(1, 200), st.integers(4, 20), st.integers(0, 2**32 - 1)).map(lambda args: answers(*args))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(systems)
 def test_summary_is_scikit_learns(answer: tuple[np.ndarray, np.ndarray]) -> None:
     actual, probabilities = answer
     predicted = probabilities.argmax(axis=1)
-    values = metrics.summary(actual, probabilities)
+    values = metrics.summary(metrics.count(actual, probabilities))
     assert values["accuracy"] == pytest.approx(sk.accuracy_score(actual, predicted))
     for average in ("macro", "weighted"):
         for name, score in (("precision", sk.precision_score), ("recall", sk.recall_score), ("f1", sk.f1_score)):
@@ -39,87 +39,98 @@ def test_summary_is_scikit_learns(answer: tuple[np.ndarray, np.ndarray]) -> None
     assert values["top3"] == pytest.approx(expected)
 
 
-@settings(deadline=None, max_examples=40)
-@given(systems, st.integers(1, 20))
-def test_calibration_error_is_its_definition(answer: tuple[np.ndarray, np.ndarray], bins: int) -> None:
+@settings(max_examples=40)
+@given(systems)
+def test_class_scores_are_scikit_learns(answer: tuple[np.ndarray, np.ndarray]) -> None:
     actual, probabilities = answer
-    confidence, hit = probabilities.max(axis=1), probabilities.argmax(axis=1) == actual
-    expected = 0.0
-    for low, high in zip(np.linspace(0, 1, bins + 1)[:-1], np.linspace(0, 1, bins + 1)[1:], strict=True):
-        inside = (confidence > low) & (confidence <= high)
-        if inside.any():
-            expected += inside.mean() * abs(confidence[inside].mean() - hit[inside].mean())
-    assert metrics.calibration_error(actual, probabilities, bins) == pytest.approx(expected)
+    counts = metrics.count(actual, probabilities)
+    classes = range(probabilities.shape[1])
+    expected = sk.precision_recall_fscore_support(actual, probabilities.argmax(axis=1), labels=classes, zero_division=0)
+    for found, column in zip([*metrics.class_scores(counts).values(), counts.present], expected, strict=True):
+        np.testing.assert_allclose(found, column)
 
 
-def test_calibration_error_of_the_certain_is_their_error_rate() -> None:
-    certain = np.eye(2)[[0, 0, 0, 1]]
-    assert metrics.calibration_error(np.array([0, 0, 1, 1]), certain) == pytest.approx(0.25)
+def test_per_class_rows_carry_intervals_around_their_values() -> None:
+    actual, probabilities = answers(500, 4, 9)
+    names = ["a", "b", "c", "d"]
+    (draws,) = metrics.bootstrap(actual, probabilities, seed=0)
+    rows = metrics.per_class(metrics.count(actual, probabilities), draws, names)
+    assert [row["name"] for row in rows] == names
+    assert sum(row["posts"] for row in rows) == 500
+    for row in rows:
+        low, high = row["f1_95"]
+        assert low < row["f1"] < high
 
 
-def test_reliability_raises_no_warning_over_empty_bins() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        curve = metrics.reliability(*answers(5, 3, 0))
-    assert curve["share"].sum() == pytest.approx(1)
-    assert np.isnan(curve["accuracy"]).sum() == (curve["share"] == 0).sum()
-
-
-def test_per_class_and_confusions() -> None:
+def test_confusions() -> None:
     actual, predicted = np.array([0, 0, 1, 2, 2]), np.array([0, 1, 1, 0, 0])
-    rows = metrics.per_class(actual, predicted, ["a", "b", "c", "d"])
-    assert rows[0] == {
-        "name": "a",
-        "precision": pytest.approx(1 / 3),
-        "recall": 0.5,
-        "f1": pytest.approx(0.4),
-        "posts": 2,
-    }
-    assert rows[3] == {"name": "d", "precision": 0, "recall": 0, "f1": 0, "posts": 0}
     matrix = metrics.confusion(actual, predicted, 4)
     assert matrix.shape == (4, 4)
     assert matrix.sum() == 5
     assert metrics.most_confused(matrix, ["a", "b", "c", "d"]) == [["c", "a", 2], ["a", "b", 1]]
 
 
-@settings(deadline=None, max_examples=40)
-@given(st.integers(2, 40), st.integers(0, 2**32 - 1))
-def test_bootstrap_of_the_perfect_and_the_hopeless(posts: int, seed: int) -> None:
-    actual, probabilities = answers(posts, 4, seed)
-    predicted = probabilities.argmax(axis=1)
-    draws = metrics.bootstrap(actual, actual, (actual + 1) % 4, classes=4, seed=seed, resamples=50)
-    assert draws["macro_f1"][:, 0] == pytest.approx(1)
-    assert draws["macro_f1"][:, 1] == pytest.approx(0)
-    assert draws["accuracy"][:, 1] == pytest.approx(0)
-    between = metrics.bootstrap(actual, predicted, classes=4, seed=seed, resamples=50)["macro_f1"]
-    assert between.min() >= 0
-    assert between.max() <= 1 + 1e-12
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=60), st.integers(1, 8))
+def test_groups_by_length_part_the_posts(lengths: list[int], groups: int) -> None:
+    hits = {"even": np.array(lengths) % 2 == 0}
+    rows = metrics.by_length(np.array(lengths), hits, groups)
+    assert len(rows) <= groups
+    assert sum(row["posts"] for row in rows) == len(lengths)
+    assert all(first["to"] < second["from"] for first, second in itertools.pairwise(rows))
+    for row in rows:
+        inside = [length for length in lengths if row["from"] <= length <= row["to"]]
+        assert len(inside) == row["posts"]
+        assert row["even"] == pytest.approx(np.mean([length % 2 == 0 for length in inside]))
+
+
+def test_bootstrap_of_the_perfect_and_the_hopeless() -> None:
+    actual = np.arange(40) % 4
+    right, wrong = np.eye(4)[actual], np.eye(4)[(actual + 1) % 4]
+    draws = [metrics.summary(counts) for counts in metrics.bootstrap(actual, right, wrong, seed=0, resamples=50)]
+    for name in ("accuracy", "macro_f1", "weighted_precision"):
+        assert draws[0][name] == pytest.approx(1)
+        assert draws[1][name] == pytest.approx(0)
 
 
 def test_bootstrap_agrees_with_the_loop_that_it_replaces() -> None:
     actual, probabilities = answers(400, 5, 3)
-    predicted = probabilities.argmax(axis=1)
-    draws = metrics.bootstrap(actual, predicted, classes=5, seed=1)
+    (counts,) = metrics.bootstrap(actual, probabilities, seed=1)
+    draws = metrics.summary(counts)
     random = np.random.default_rng(2)
-    loop = []
+    loop: dict[str, list[float]] = {"macro_f1": [], "top3": []}
     for _ in range(600):
         picked = random.integers(400, size=400)
-        loop.append(sk.f1_score(actual[picked], predicted[picked], average="macro"))
-    assert draws["macro_f1"].mean() == pytest.approx(np.mean(loop), abs=0.005)
-    assert draws["macro_f1"].std() == pytest.approx(np.std(loop), rel=0.15)
+        loop["macro_f1"].append(sk.f1_score(actual[picked], probabilities[picked].argmax(axis=1), average="macro"))
+        loop["top3"].append(sk.top_k_accuracy_score(actual[picked], probabilities[picked], k=3, labels=range(5)))
+    for name, values in loop.items():
+        assert draws[name].mean() == pytest.approx(np.mean(values), abs=0.005)
+        assert draws[name].std() == pytest.approx(np.std(values), rel=0.15)
     low, high = metrics.interval(draws["macro_f1"])
-    assert low < sk.f1_score(actual, predicted, average="macro") < high
+    assert low < sk.f1_score(actual, probabilities.argmax(axis=1), average="macro") < high
 
 
 def test_bootstrap_is_paired_and_seeded() -> None:
     actual, probabilities = answers(300, 4, 5)
-    predicted = probabilities.argmax(axis=1)
-    draws = metrics.bootstrap(actual, predicted, predicted, classes=4, seed=7)["accuracy"]
-    assert (draws[:, 0] == draws[:, 1]).all()
-    again = metrics.bootstrap(actual, predicted, predicted, classes=4, seed=7)["accuracy"]
-    assert (draws == again).all()
-    other = metrics.bootstrap(actual, predicted, predicted, classes=4, seed=8)["accuracy"]
-    assert (draws != other).any()
+    first, second = metrics.bootstrap(actual, probabilities, probabilities, seed=7)
+    assert (first.hits == second.hits).all()
+    (again,) = metrics.bootstrap(actual, probabilities, seed=7)
+    assert (first.hits == again.hits).all()
+    (other,) = metrics.bootstrap(actual, probabilities, seed=8)
+    assert (first.hits != other.hits).any()
+
+
+def test_a_paired_gain_is_the_difference_and_its_interval_is_narrower_than_an_unpaired_one() -> None:
+    actual, probabilities = answers(600, 4, 11)
+    worse = probabilities.copy()
+    worse[:60] = np.eye(4)[(actual[:60] + 1) % 4]
+    gain = metrics.paired_gain(actual, probabilities, worse, seed=0)
+    better, lesser = (metrics.summary(metrics.count(actual, system)) for system in (probabilities, worse))
+    assert gain["accuracy"] == pytest.approx(better["accuracy"] - lesser["accuracy"])
+    low, high = gain["accuracy_95"]
+    assert 0 < low < gain["accuracy"] < high
+    unpaired = metrics.interval(metrics.summary(metrics.bootstrap(actual, worse, seed=0)[0])["accuracy"])
+    assert high - low < unpaired[1] - unpaired[0]
+    assert gain["mcnemar_p"] < 0.001
 
 
 def test_mcnemar_by_hand() -> None:

@@ -1,0 +1,131 @@
+"""What a model must do whatever its score, tested as CheckList does, with its shipped answers: cascade and all.
+
+Ribeiro et al. 2020, https://aclanthology.org/2020.acl-main.442: invariance (the label stays), direction (a probability
+rises), minimum functionality (what is obvious is right).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scipy.stats import binomtest
+
+from handlers.predictor import Answer, Predictor
+from stages import perturbation
+from stages.metrics import rounded
+
+TOPICAL = 20  # words of each class that count as its own
+SHORT_POST = 4  # words of a post of minimum functionality
+
+INVARIANCES: dict[str, Callable[[str, random.Random], str | None]] = {
+    "name": perturbation.other_name,
+    "typo": perturbation.typos,
+    "signature": perturbation.signature,
+    "shouting": perturbation.shouting,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One post of a test. before: the post and its answer, None where the test has none; expected: in plain words."""
+
+    before: tuple[str, Answer] | None
+    after: tuple[str, Answer]
+    expected: str
+    failed: bool
+
+
+def behave(
+    predictor: Predictor, ids: Sequence[str], texts: Sequence[str], posts: int, seed: int
+) -> dict[str, dict[str, list[Case]]]:
+    """Kind of test to its name to its cases, at most `posts` each, of raw posts sampled in one seeded order."""
+    order = random.Random(seed).sample(range(len(texts)), len(texts))
+    sample = [(ids[i], texts[i]) for i in order]
+    own = perturbation.topical_words(predictor.linear, TOPICAL)
+    return {
+        "invariance": {
+            name: invariance(predictor, changed(sample, change, f"{seed}:{name}", posts))
+            for name, change in INVARIANCES.items()
+        },
+        "direction": {"topical_word": direction(predictor, sample[:posts], own, seed)},
+        "minimum": {"topical_words": minimum(predictor, own, posts, seed)},
+    }
+
+
+def changed(
+    sample: Sequence[tuple[str, str]], change: Callable[[str, random.Random], str | None], seed: str, posts: int
+) -> list[tuple[str, str]]:
+    """The first `posts` of the (id, text) that can be changed so, as (text, changed text); a generator a post."""
+    pairs: list[tuple[str, str]] = []
+    for identifier, text in sample:
+        if len(pairs) == posts:
+            break
+        after = change(text, random.Random(f"{seed}:{identifier}"))
+        if after is not None:
+            pairs.append((text, after))
+    return pairs
+
+
+def invariance(predictor: Predictor, pairs: Sequence[tuple[str, str]]) -> list[Case]:
+    """The label of the changed post must be that of the post as it was."""
+    before, after = (list(zip(texts, predictor.predict(texts), strict=True)) for texts in _columns(pairs))
+    return [
+        Case(was, now, expected=was[1].label, failed=now[1].label != was[1].label)
+        for was, now in zip(before, after, strict=True)
+    ]
+
+
+def direction(
+    predictor: Predictor, sample: Sequence[tuple[str, str]], own: Sequence[Sequence[str]], seed: int
+) -> list[Case]:
+    """A word that speaks for another class, put in front where both parts read it, must raise that class."""
+    texts = [text for _, text in sample]
+    before = predictor.predict(texts)
+    chosen, longer = [], []
+    for (identifier, text), answer in zip(sample, before, strict=True):
+        numbers = random.Random(f"{seed}:direction:{identifier}")
+        others = [label for label, name in enumerate(predictor.labels) if name != answer.label]
+        label = numbers.choice(others)
+        word = numbers.choice(own[label])
+        chosen.append((label, word))
+        longer.append(f"{word} {text}")
+    after = predictor.predict(longer)
+    return [
+        Case(
+            (text, was),
+            (more, now),
+            expected=f"{predictor.labels[label]} gains from {word}",
+            failed=bool(now.probabilities[label] <= was.probabilities[label]),
+        )
+        for text, was, more, now, (label, word) in zip(texts, before, longer, after, chosen, strict=True)
+    ]
+
+
+def minimum(predictor: Predictor, own: Sequence[Sequence[str]], posts: int, seed: int) -> list[Case]:
+    """A few words that all speak for one class must be answered with it; the same number of posts a class."""
+    texts, expected = [], []
+    for label, words in zip(predictor.labels, own, strict=True):
+        numbers = random.Random(f"{seed}:minimum:{label}")
+        for _ in range(max(1, posts // len(own))):
+            texts.append(" ".join(numbers.sample(words, min(SHORT_POST, len(words)))))
+            expected.append(label)
+    return [
+        Case(None, (text, answer), expected=label, failed=answer.label != label)
+        for text, answer, label in zip(texts, predictor.predict(texts), expected, strict=True)
+    ]
+
+
+def failures(cases: Sequence[Case]) -> dict[str, Any]:
+    """How many posts, the share that failed, and its 95% interval (Wilson 1927); both None where there was no post."""
+    if not cases:
+        return {"posts": 0, "failed": None, "failed_95": None}
+    failed = sum(case.failed for case in cases)
+    low, high = binomtest(failed, len(cases)).proportion_ci(method="wilson")
+    return rounded({"posts": len(cases), "failed": failed / len(cases), "failed_95": [float(low), float(high)]})
+
+
+def _columns(pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
+    return [before for before, _ in pairs], [after for _, after in pairs]
