@@ -34,27 +34,31 @@ def explain(predictor: Predictor, text: str, label: int, method: str, budget: in
     budget: passes allowed. Raises BudgetError before any pass where they are too few, ValueError for an unknown method.
     """
     words = predictor.cleaning(text).split()
-    return list(zip(words, contributions(predictor, words, [label], method, budget)[0].tolist(), strict=True))
+    read = words_read(predictor, words)
+    return list(zip(words, contributions(predictor, words, read, [label], method, budget)[0].tolist(), strict=True))
 
 
 def contributions(
-    predictor: Predictor, words: Sequence[str], labels: Sequence[int], method: str, budget: int
+    predictor: Predictor, words: Sequence[str], read: int, labels: Sequence[int], method: str, budget: int
 ) -> np.ndarray:
-    """The same of a post that is cleaned and split already, for several classes at the cost of one: [labels, words]."""
+    """The same of a post that is cleaned and split already, for several classes at the cost of one: [labels, words].
+
+    read: how many of the words the transformer is given; the linear part reads them all.
+    """
     if method not in METHODS:
         raise ValueError(f"method {method!r} is unknown: choose one of {', '.join(METHODS)}")
     losses = predictor.fusion.wide * linear_shares(predictor.linear, words)
     if method == "linear" or not words:
         return losses[:, labels].T
-    read = words[: words_read(predictor, words)]
-    spans = [range(start, min(start + SPANS[method], len(read))) for start in range(0, len(read), SPANS[method])]
+    head = words[:read]
+    spans = [range(start, min(start + SPANS[method], read)) for start in range(0, read, SPANS[method])]
     if len(spans) + 1 > budget:
         raise BudgetError(
             f"{method} of this post takes {len(spans) + 1} passes, {budget} are allowed: raise the budget, send a "
             "shorter post, or choose the method linear, which takes none"
         )
     # Only what the transformer reads is left out, and nothing moves up from behind it.
-    texts = [" ".join(read), *(" ".join([*read[: span.start], *read[span.stop :]]) for span in spans)]
+    texts = [" ".join(head), *(" ".join([*head[: span.start], *head[span.stop :]]) for span in spans)]
     deep = predictor.fusion.deep * log_softmax(predictor.logits([item.ids for item in predictor.encoder(texts)]))
     for span, without in zip(spans, deep[1:], strict=True):
         losses[span.start : span.stop] += (deep[0] - without) / len(span)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numba
 import numpy as np
-import shap
 import torch
 from lime.lime_text import LimeTextExplainer
 from torch import Tensor
@@ -13,6 +13,10 @@ from torch import Tensor
 from handlers.explaining import linear_shares
 from handlers.predictor import Predictor
 from stages.attention import encode_words, merge, torch_engine
+
+# SHAP compiles a few small functions at first use: ten seconds for what takes milliseconds uncompiled.
+numba.config.DISABLE_JIT = True
+import shap  # noqa: E402
 
 # Log-odds of the explained classes, [texts, labels], of texts that hold some of a post's words.
 Score = Callable[[Sequence[str]], np.ndarray]

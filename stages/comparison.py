@@ -92,7 +92,7 @@ def compare(
     stable: Sequence[tuple[dict[str, float], float]],
     seed: int,
 ) -> dict[str, Any]:
-    """Means over posts with 95% bootstrap intervals; seconds are medians, because the first post pays for compiling.
+    """Means over posts with 95% bootstrap intervals; seconds are medians, because the first post also pays for warm-up.
 
     stable: what `stability` gives of some of the posts. Intervals, pairs and heads are lists, so that they stay in the
     file and out of the table of `dvc metrics show`.

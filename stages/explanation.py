@@ -147,7 +147,7 @@ def attribute(
         texts[method] = scorer.texts - before if scored is None else scored
 
     def shipped(method: str) -> np.ndarray:
-        served = explaining.contributions(predictor, [*words, *tail], labels, method, budget=len(words) + 1)
+        served = explaining.contributions(predictor, [*words, *tail], len(words), labels, method, len(words) + 1)
         return served[:, : len(words)]
 
     timed("lime", lambda: attribution.lime(odds, words, len(labels), effort.samples, effort.seed))

@@ -166,6 +166,14 @@ def test_long_posts_keep_their_tail(predictor: Predictor) -> None:
     np.testing.assert_allclose(explained.probabilities, predictor.probabilities([text], fast_path=False)[0], atol=1e-6)
 
 
+def test_stability_of_a_long_post_lets_nothing_move_up_from_its_tail(predictor: Predictor) -> None:
+    explained = explain_text(predictor, "the car has a new engine " * 8, Effort(20, 4, 0))
+    assert explained.tail
+    noise, seeds = stability(predictor, explained, Effort(20, 4, 0))
+    assert set(noise) == set(METHODS)
+    assert -1 <= seeds <= 1
+
+
 @pytest.mark.parametrize("text", ["", "42 !!", "word"])
 def test_too_little_text_is_a_clear_error(predictor: Predictor, text: str) -> None:
     with pytest.raises(StageError, match="fewer than two words"):
