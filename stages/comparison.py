@@ -135,26 +135,23 @@ def compare(
 
 
 def verdict(report: dict[str, Any]) -> str:
-    """What the figures say about attention as an explanation, in one sentence of figures and one that judges them."""
-    methods = report["methods"]
-    attention, reference, chance = (methods[name] for name in ("attention", REFERENCE, "random"))
-    low, high = report["attention_over_random"]["comprehensiveness_95"]
-    over_chance = (
-        "better than a random ranking"
-        if low > 0
-        else "worse than a random ranking"
-        if high < 0
-        else ("no better than a random ranking, as far as these posts can tell")
-    )
-    low, high = report["attention_over_ig"]["comprehensiveness_95"]
-    against = "but worse than" if high < 0 else "and better than" if low > 0 else "and not told apart from"
+    """One sentence on what the figures say about attention as an explanation."""
+    attention, reference, chance = (report["methods"][name] for name in ("attention", REFERENCE, "random"))
+    over_chance, over_reference = (_side(report[f"attention_over_{name}"]) for name in ("random", REFERENCE))
     return (
-        f"Removing the words that attention (last layer) ranks highest costs the predicted class "
-        f"{attention['comprehensiveness']:.3f} of its probability, against {reference['comprehensiveness']:.3f} for "
+        "Removing the words that attention (last layer) ranks highest costs the predicted class "
+        f"{attention['comprehensiveness']:.3f} of its probability, {reference['comprehensiveness']:.3f} for "
         f"integrated gradients and {chance['comprehensiveness']:.3f} for a random ranking, and its ranking agrees with "
-        f"integrated gradients' at Spearman {attention[f'spearman_{REFERENCE}']:.2f}: as an explanation, attention is "
-        f"{over_chance}, {against} integrated gradients, and it says neither for nor against which class a word speaks."
+        f"that of integrated gradients at Spearman {attention[f'spearman_{REFERENCE}']:.2f}: as an explanation of these "
+        f"posts attention is {over_chance} a random ranking and {over_reference} integrated gradients, and it never says "
+        "for or against which class a word speaks."
     )
+
+
+def _side(gain: dict[str, Any]) -> str:
+    """What the interval of a difference allows to say."""
+    low, high = gain["comprehensiveness_95"]
+    return "better than" if low > 0 else "worse than" if high < 0 else "not told apart from"
 
 
 def summary(name: str, values: Sequence[float], seed: int) -> dict[str, Any]:

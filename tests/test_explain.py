@@ -268,16 +268,16 @@ def test_comparison_has_every_method_and_pair(report: dict) -> None:
 @pytest.mark.parametrize(
     ("over_random", "over_ig", "words"),
     [
-        ([0.1, 0.2], [-0.3, -0.1], "is better than a random ranking, but worse than integrated gradients"),
-        ([-0.1, 0.2], [-0.3, -0.1], "is no better than a random ranking, as far as these posts can tell, but worse"),
-        ([-0.2, -0.1], [-0.1, 0.1], "is worse than a random ranking, and not told apart from integrated gradients"),
-        ([0.1, 0.2], [0.1, 0.2], "is better than a random ranking, and better than integrated gradients"),
+        ([0.1, 0.2], [-0.3, -0.1], "is better than a random ranking and worse than integrated gradients"),
+        ([-0.1, 0.2], [-0.3, -0.1], "is not told apart from a random ranking and worse than integrated gradients"),
+        ([-0.2, -0.1], [-0.1, 0.1], "is worse than a random ranking and not told apart from integrated gradients"),
+        ([0.1, 0.2], [0.1, 0.2], "is better than a random ranking and better than integrated gradients"),
     ],
 )
 def test_the_verdict_follows_the_figures(report: dict, over_random: list, over_ig: list, words: str) -> None:
     gains = {"attention_over_random": over_random, "attention_over_ig": over_ig}
     changed = report | {name: {"comprehensiveness_95": bounds} for name, bounds in gains.items()}
-    assert words in verdict(changed)
+    assert words.replace("is ", "attention is ", 1) in verdict(changed)
 
 
 class _Tags(HTMLParser):
