@@ -1,47 +1,50 @@
-"""What each word contributes to an answer: LIME, SHAP, and the linear part's exact share."""
+"""What each word contributes to an answer, for several classes at once: LIME, SHAP and integrated gradients."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 
+import numba
 import numpy as np
-import shap
+import torch
 from lime.lime_text import LimeTextExplainer
+from torch import Tensor
 
-from handlers.linear import TOKEN_PATTERN, Linear
+from handlers.explaining import linear_shares
+from handlers.predictor import Predictor
+from stages.attention import encode_words, merge, torch_engine
 
-# Probabilities of one class, [texts], of cleaned texts.
+# SHAP compiles a few small functions at first use: ten seconds for what takes milliseconds uncompiled.
+numba.config.DISABLE_JIT = True
+import shap  # noqa: E402
+
+# Log-odds of the explained classes, [texts, labels], of texts that hold some of a post's words.
 Score = Callable[[Sequence[str]], np.ndarray]
 
 _SHAP_BATCH = 64  # texts of one call, enough that batching by length has something to sort
-_TOKEN = re.compile(TOKEN_PATTERN)
 
 
-def lime(score: Score, words: Sequence[str], samples: int, seed: int) -> np.ndarray:
-    """LIME (Ribeiro et al. 2016, https://arxiv.org/abs/1602.04938): one weight a word, by position, [words].
+def lime(score: Score, words: Sequence[str], labels: int, samples: int, seed: int) -> np.ndarray:
+    """LIME (Ribeiro et al. 2016, https://arxiv.org/abs/1602.04938): one weight a word, by position, [labels, words].
 
-    samples: texts scored. Words are removed, not replaced; the local model is a ridge regression over all of them.
+    labels: how many `score` gives. samples: texts scored. Words are removed, not replaced; the local model is a ridge
+    regression over all of them.
     """
-
-    def both(texts: Sequence[str]) -> np.ndarray:
-        chosen = score(texts)
-        return np.column_stack([1 - chosen, chosen])
-
     explainer = LimeTextExplainer(
         split_expression=r"\s+", bow=False, mask_string="", feature_selection="none", random_state=seed
     )
     result = explainer.explain_instance(
-        " ".join(words), both, labels=(1,), num_features=len(words), num_samples=samples
+        " ".join(words), score, labels=range(labels), num_features=len(words), num_samples=samples
     )
-    weights = np.zeros(len(words))
-    for position, weight in result.local_exp[1]:
-        weights[position] = weight
+    weights = np.zeros((labels, len(words)))
+    for label in range(labels):
+        for position, weight in result.local_exp[label]:
+            weights[label, position] = weight
     return weights
 
 
 def shap_values(score: Score, words: Sequence[str], samples: int) -> np.ndarray:
-    """Owen values of SHAP's partition explainer over a balanced tree of the text: one a word, by position, [words].
+    """Owen values of SHAP's partition explainer over a balanced tree of the text, by position, [labels, words].
 
     samples: texts scored at most; where it runs out, words of one branch share its value. The values sum to the score
     of the whole text less that of the empty one (Lundberg & Lee 2017, https://arxiv.org/abs/1705.07874).
@@ -50,24 +53,48 @@ def shap_values(score: Score, words: Sequence[str], samples: int) -> np.ndarray:
     masker = shap.maskers.Text(r"\s+", mask_token=" ")
     explainer = shap.Explainer(lambda texts: score([str(text) for text in texts]), masker, algorithm="partition")
     result = explainer([" ".join(words)], max_evals=samples, batch_size=_SHAP_BATCH, silent=True)
-    return np.asarray(result.values[0], dtype=float)
+    return np.asarray(result.values[0], dtype=float).T
 
 
-def linear(part: Linear, words: Sequence[str], label: int) -> np.ndarray:
-    """What each word adds to the linear score of class `label`, [words]; with the bias they sum to it.
+def integrated_gradients(
+    predictor: Predictor, words: Sequence[str], tail: Sequence[str], labels: Sequence[int], steps: int
+) -> np.ndarray:
+    """Integrated gradients (Sundararajan et al. 2017, https://arxiv.org/abs/1703.01365): [labels, words].
 
-    A term that occurs several times, and an n-gram, divide their contribution equally among their words.
+    The log-odds are followed from padding in the place of every piece, and no linear share, to the post: each word's
+    share of the linear scores is an input beside its embeddings, so the values sum to the log-odds' difference between
+    the two ends. steps: points of a Gauss-Legendre quadrature. tail: words that only the linear part reads; they stay.
+    Raises TypeError where the predictor's engine is not PyTorch's.
     """
-    tokens = [(token, place) for place, word in enumerate(words) for token in _TOKEN.findall(word.lower())]
-    contributions = part.contributions(" ".join(words), label)
-    places: dict[str, list[int]] = {term: [] for term in contributions}
-    for size in range(1, max((term.count(" ") + 1 for term in contributions), default=0) + 1):
-        for start in range(len(tokens) - size + 1):
-            gram = tokens[start : start + size]
-            term = " ".join(token for token, _ in gram)
-            if term in places:
-                places[term] += [place for _, place in gram]
-    values = np.zeros(len(words))
-    for term, contribution in contributions.items():
-        np.add.at(values, places[term], contribution / len(places[term]))
-    return values
+    engine, fusion = torch_engine(predictor), predictor.fusion
+    encoding, owners = encode_words(predictor, words)
+    nodes, weights = np.polynomial.legendre.leggauss(steps)
+    points, weights = (nodes + 1) / 2, weights / 2
+    shares = fusion.wide * linear_shares(predictor.linear, [*words, *tail])[: len(words)]
+    fixed = fusion.wide * predictor.linear.scores([" ".join([*words, *tail])])[0] - shares.sum(axis=0)
+
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.as_tensor(array, dtype=torch.float32, device=engine.device)
+
+    model = engine.model
+    ids = torch.tensor([encoding.ids], device=engine.device)
+    empty = torch.where(torch.tensor(owners[None] < 0, device=engine.device), ids, model.config.pad_id)
+    embed = model.encoder.get_input_embeddings()
+    with torch.no_grad():
+        start, end = embed(empty), embed(ids)
+    at = tensor(points)[:, None]
+    embedded = (start + at[:, :, None] * (end - start)).requires_grad_()
+    present = at.expand(-1, len(words)).clone().requires_grad_()
+    mask = ids.new_ones(1, 1).expand(steps, ids.shape[1])
+    hidden = model.encoder(inputs_embeds=embedded, attention_mask=mask).last_hidden_state
+    deep = model.head(model.pooling(hidden, mask)).log_softmax(-1)
+    fused = fusion.deep * deep + tensor(fixed) + present @ tensor(shares)
+    values = []
+    for label in labels:
+        rivals = torch.arange(fused.shape[1], device=fused.device) != label
+        odds = fused[:, label] - fused[:, rivals].logsumexp(-1)
+        by_piece, by_word = torch.autograd.grad(odds.sum(), (embedded, present), retain_graph=True)
+        pieces = torch.einsum("s,stw,tw->t", tensor(weights), by_piece, (end - start)[0])
+        linear = tensor(weights) @ by_word
+        values.append(merge(pieces.double().cpu().numpy(), owners, len(words)) + linear.double().cpu().numpy())
+    return np.stack(values)

@@ -1,4 +1,5 @@
-"""Stage `explain`: chosen test posts explained by several methods, compared, pictured. `--text` explains any post."""
+"""Stage `explain`: test posts explained by several methods, compared and pictured. `--text` or `--file` explains any
+post."""
 
 from __future__ import annotations
 
@@ -7,19 +8,19 @@ import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from datasets import Dataset
 from tqdm import tqdm
 
+from handlers import explaining
 from handlers.predictor import Predictor
-from stages import plots
+from stages import explain_page, html, plots
+from stages.comparison import compare, judge, stability, verdict
 from stages.corpus import label_names, load_split
-from stages.explain_page import METHOD_NAMES, page
-from stages.explanation import Explanation, best_words, explain_text
-from stages.faithfulness import rank_correlation, top_overlap
-from stages.files import read_json, replacing, write_json
+from stages.explanation import METHODS, Effort, Explanation, best_words, explain_text
+from stages.files import read_json, write_json
 from stages.metrics import rounded
 from stages.params import load
 from stages.paths import EVALUATION, METRICS, PLOTS, PREPARED, SELECTED
@@ -28,29 +29,34 @@ from stages.select import SELECTED_FILE
 from stages.stage import StageError, stage
 
 MAP_WORDS = 30  # of the attention picture
+# The cost of an explanation grows with the square of a post's length: the shortest posts alone are compared.
+SHORTEST = 0.2
+STABLE_EVERY = 4  # one post in so many is explained again, to see whether the explanation stays
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--text", help="explain this post with the selected bundle and print a table")
-    text = parser.parse_args().text
-    if text is not None:
-        print_explanation(text)
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--text", help="explain this post with the selected bundle and print a table")
+    source.add_argument("--file", type=Path, help="the same with the post in this UTF-8 file")
+    arguments = parser.parse_args()
+    if arguments.text is not None or arguments.file is not None:
+        print_explanation(arguments.text, arguments.file)
         return
     with stage("explain"):
         params = load()
+        settings = params.explain
         # A limited corpus is a quick look at the whole chain.
         quick = params.data.limit > 0
-        predictor = load_predictor(SELECTED)
         explain(
-            predictor,
+            load_predictor(SELECTED),
             load_split(PREPARED, "test"),
             load_split(EVALUATION / selected_name(SELECTED), "test"),
-            posts=min(params.explain.posts, 2) if quick else params.explain.posts,
-            samples=min(params.explain.samples, 100) if quick else params.explain.samples,
-            top=params.explain.top,
-            seed=params.seed,
-            plots_folder=PLOTS / "explain",
+            posts=min(settings.posts, 4) if quick else settings.posts,
+            shown=min(settings.shown, 2) if quick else settings.shown,
+            top=settings.top,
+            effort=Effort(settings.samples, settings.steps, params.seed),
+            plot=PLOTS / "explain.png",
             metrics_file=METRICS / "explain.json",
         )
 
@@ -68,35 +74,46 @@ def explain(
     test: Dataset,
     predictions: Dataset,
     posts: int,
-    samples: int,
+    shown: int,
     top: int,
-    seed: int,
-    plots_folder: Path,
+    effort: Effort,
+    plot: Path,
     metrics_file: Path,
 ) -> None:
-    """Explain `posts` posts of the test split; write their pictures, one report on them all, and the comparison.
+    """Explain and compare on `posts` posts of the test split; write figures, a plot, and the report's section.
 
-    predictions: what `evaluate` wrote of the same split. Raises StageError where the two do not belong together or no
-    post has enough words.
+    predictions: what `evaluate` wrote of the same split. shown: how many posts the section pictures. Raises StageError
+    where the two splits do not belong together or no post has enough words.
     """
     if predictions["id"][:] != test["id"][:]:
         raise StageError("the test split and its predictions differ: run the evaluate stage again, or simply dvc repro")
-    long_enough = np.array([len(clean.split()) >= 2 for clean in test["clean"]])
     columns = (np.array(predictions[name]) for name in ("label", "predicted", "confidence"))
-    chosen = choose_posts(*columns, long_enough, posts, seed)
+    chosen = choose_posts(*columns, short(test["clean"]), posts, effort.seed)
     if not chosen:
         raise StageError("no test post has two words after cleaning: check prepare and data in params.yaml")
-    names = label_names(test)
-    explained: list[Explanation] = []
-    sections = []
-    with replacing(plots_folder) as folder:
-        for number, (index, rule) in enumerate(tqdm(chosen, desc="explain", unit="post"), 1):
-            explanation = explain_text(predictor, test[index]["text"], samples, seed)
-            explained.append(explanation)
-            picture = draw(explanation, rule, names[test[index]["label"]], top, folder, number)
-            sections.append((rule, names[test[index]["label"]], explanation, picture))
-        (folder / "index.html").write_text(page(sections, top), encoding="utf-8")
-    write_json(metrics_file, rounded(compare(explained, top)))
+    explained, judged, stable, pictured = [], [], [], []
+    for number, (index, rule) in enumerate(tqdm(chosen, desc="explain", unit="post")):
+        actual = test[index]["label"]
+        explanation = explain_text(predictor, test[index]["text"], effort, actual)
+        explained.append(explanation)
+        judged.append(judge(predictor, explanation, top, effort.seed + index))
+        if number % STABLE_EVERY == 0:
+            stable.append(stability(predictor, explanation, effort))
+        if number < shown:
+            maps = draw(explanation)
+            pictured.append(explain_page.post(number + 1, rule, actual, explanation, label_names(test), maps, top))
+    report = compare(explained, judged, stable, effort.seed)
+    draw_faithfulness(plot, report["methods"])
+    html.write_section("explanation", *explain_page.comparison(report, plot.read_bytes(), top), *pictured)
+    write_json(metrics_file, rounded(report))
+    print(verdict(report))
+
+
+def short(cleaned: Sequence[str]) -> np.ndarray:
+    """Which posts are compared: of those with two words at least, the SHORTEST share by words; bool [posts]."""
+    words = np.array([len(text.split()) for text in cleaned])
+    usable = words >= 2
+    return usable & (words <= np.quantile(words[usable], SHORTEST)) if usable.any() else usable
 
 
 def choose_posts(
@@ -107,98 +124,94 @@ def choose_posts(
     posts: int,
     seed: int,
 ) -> list[tuple[int, str]]:
-    """At most `posts` eligible posts as (index, rule), the three rules in turn, at random within each.
+    """At most `posts` eligible posts as (index, rule): the three rules in turn, each over the actual classes in turn.
 
-    Sure: the most confident quarter of the posts that are right (or wrong); unsure: the least confident quarter.
+    Sure: the most confident half of the eligible posts of a class that are right (or wrong); unsure: the other half.
+    Within these at random.
     """
     random = np.random.default_rng(seed)
 
-    def quarter(where: np.ndarray, surest: bool) -> np.ndarray:
+    def half(where: np.ndarray, surest: bool) -> list[int]:
         indices = np.flatnonzero(where & eligible)
         order = indices[np.argsort(-confidence[indices] if surest else confidence[indices], kind="stable")]
-        return random.permutation(order[: -(-len(order) // 4)])
+        return random.permutation(order[: -(-len(order) // 2)]).tolist()
 
     right = actual == predicted
-    pools = {
-        "right and sure": quarter(right, True),
-        "right and unsure": quarter(right, False),
-        "wrong and sure": quarter(~right, True),
-    }
-    turns = itertools.zip_longest(*([(int(index), rule) for index in pool] for rule, pool in pools.items()))
+    classes = random.permutation(np.unique(actual))
+    pools = [
+        [(index, rule) for index in half((actual == label) & where, surest)]
+        for label in classes
+        for rule, where, surest in (
+            ("right and sure", right, True),
+            ("right and unsure", right, False),
+            ("wrong and sure", ~right, True),
+        )
+    ]
     chosen: dict[int, str] = {}
-    for turn in itertools.chain.from_iterable(turns):
+    for turn in itertools.chain.from_iterable(itertools.zip_longest(*pools)):
         if turn is not None and len(chosen) < posts:
             chosen.setdefault(*turn)
     return list(chosen.items())
 
 
-def draw(explanation: Explanation, rule: str, actual: str, top: int, folder: Path, number: int) -> bytes:
-    """Write the two pictures of a post into `folder`; returns the attention picture's content."""
-    strongest = {
-        METHOD_NAMES[method]: best_words(explanation.words, values, top)
-        for method, values in explanation.attributions.items()
+def draw(explanation: Explanation) -> tuple[bytes, bytes]:
+    """Attention pictures of a post's first words: the mean of the last layer's heads, and each of them."""
+    shown = min(MAP_WORDS, len(explanation.words))
+    matrices = explanation.attended.matrices[:, :shown, :shown]
+    with TemporaryDirectory() as folder:
+        mean, heads = Path(folder, "mean.png"), Path(folder, "heads.png")
+        plots.attention_map(mean, explanation.words[:shown], matrices.mean(axis=0))
+        plots.attention_heads(heads, matrices)
+        return mean.read_bytes(), heads.read_bytes()
+
+
+def draw_faithfulness(path: Path, methods: dict[str, dict[str, float]]) -> None:
+    """ERASER's two scores of every method and of random rankings."""
+    names = METHODS | {"random": "Random ranking"}
+    titles = {"comprehensiveness": "comprehensiveness (more is better)", "sufficiency": "sufficiency (less is better)"}
+    scores = {
+        title: np.array([[row[key], *row[f"{key}_95"]] for row in methods.values()]) for key, title in titles.items()
     }
-    title = f"{rule}: {explanation.label} ({explanation.probability:.2f}), actual {actual}"
-    plots.contribution_bars(folder / f"{number}.png", title, strongest)
-    shown = min(MAP_WORDS, len(explanation.attended))
-    heat_map = folder / f"{number}-attention.png"
-    plots.attention_map(heat_map, explanation.words[:shown], explanation.attended[:shown, :shown])
-    return heat_map.read_bytes()
+    plots.faithfulness(path, [names[name] for name in methods], scores)
 
 
-def compare(explained: Sequence[Explanation], top: int) -> dict[str, Any]:
-    """Agreement of every two methods, ERASER's scores against random rankings, and cost: means over posts.
-
-    Seconds are the median, because the first post also pays for SHAP's compilation.
-    """
-    methods = list(explained[0].attributions)
-    agreement = {}
-    for first, second in itertools.combinations(methods, 2):
-        pairs = [(post.attributions[first], post.attributions[second]) for post in explained]
-        agreement[f"{first}_{second}"] = {
-            "spearman": _mean([rank_correlation(*pair) for pair in pairs]),
-            "top_overlap": _mean([top_overlap(*pair, top) for pair in pairs]),
-        }
-    return {
-        "posts": len(explained),
-        "agreement": agreement,
-        "faithfulness": {
-            method: {
-                "comprehensiveness": _mean([post.comprehensiveness[method] for post in explained]),
-                "sufficiency": _mean([post.sufficiency[method] for post in explained]),
-            }
-            for method in (*methods, "random")
-        },
-        "seconds": {method: float(np.median([post.seconds[method] for post in explained])) for method in methods},
-    }
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    """Mean of what is defined; None, which JSON knows, where nothing is."""
-    defined = [value for value in values if np.isfinite(value)]
-    return float(np.mean(defined)) if defined else None
-
-
-def print_explanation(text: str) -> None:
+def print_explanation(text: str | None, file: Path | None) -> None:
     """Print the strongest words of one raw post by every method. Exits with status 1 on StageError."""
     try:
         params = load()
+        if file is not None:
+            text = read_post(file)
+        effort = Effort(params.explain.samples, params.explain.steps, params.seed)
         predictor = load_predictor(SELECTED)
-        explanation = explain_text(predictor, text, params.explain.samples, params.seed)
+        explanation = explain_text(predictor, text or "", effort)
     except StageError as error:
         sys.exit(f"explain: {error}")
-    print(format_table(explanation, params.explain.top))
+    print(format_table(explanation, predictor.labels, params.explain.top))
 
 
-def format_table(explanation: Explanation, top: int) -> str:
+def read_post(file: Path) -> str:
+    """A post from a file. Raises StageError where it cannot be read as UTF-8 text."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise StageError(f"{file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise StageError(f"{file} is not UTF-8 text: convert it first, for instance with iconv") from None
+
+
+def format_table(explanation: Explanation, labels: Sequence[str], top: int) -> str:
     """The answer in one line, then a column a method with its strongest words and their values."""
+    label = explanation.predicted
+    values = explanation.attributions[label]
+    order = [explaining.DEFAULT, *(name for name in values if name != explaining.DEFAULT)]
     columns = {
-        METHOD_NAMES[method]: [
-            f"{word[:14]} {value:+.3f}" for word, value in best_words(explanation.words, values, top)
+        METHODS[method]: [
+            f"{word[:14]} {value:+.3f}" for word, value in best_words(explanation.words, values[method], top)
         ]
-        for method, values in explanation.attributions.items()
+        for method in order
     }
-    lines = [f"{explanation.label} with probability {explanation.probability:.3f}; as shipped: {explanation.path} path"]
+    probability = explanation.probabilities[label]
+    lines = [f"{labels[label]} with probability {probability:.3f}; as shipped: {explanation.path} path"]
     lines.append("".join(f"{name:<24}" for name in columns).rstrip())
     for cells in itertools.zip_longest(*columns.values(), fillvalue=""):
         lines.append("".join(f"{cell:<24}" for cell in cells).rstrip())

@@ -1,111 +1,154 @@
-"""The report on explained posts: one HTML file that needs no network and no script."""
+"""The report's section on explanations: the comparison of the methods, then posts with their words coloured."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
 
-from stages.explanation import MAX_WORDS, Explanation, best_words
+from handlers import explaining
+from stages import html
+from stages.comparison import NOISE, REFERENCE, verdict
+from stages.explanation import METHODS, UNSIGNED, Explanation, best_words
 
-METHOD_NAMES = {
-    "lime": "LIME",
-    "shap": "SHAP (partition)",
-    "attention": "Attention, last layer",
-    "rollout": "Attention rollout",
-    "linear": "Linear part (exact)",
-}
+CLASSES_SHOWN = 5
 
-_STYLE = """
-:root { color-scheme: light dark; --for: 33 102 172; --against: 200 90 40; --page: #fff; --ink: #1a1a1a; --line: #ccc }
-@media (prefers-color-scheme: dark) {
-  :root { --for: 80 150 230; --against: 225 120 60; --page: #16181c; --ink: #e6e6e6; --line: #444 }
-}
-body { background: var(--page); color: var(--ink); font: 16px/1.6 system-ui, sans-serif; max-width: 60rem;
-  margin: auto; padding: 1rem; overflow-wrap: anywhere }
-a { color: inherit }
-h2 { border-top: 1px solid var(--line); padding-top: 1rem }
-h3 { margin-bottom: 0 }
-.words { margin-top: .2rem }
-b { font-weight: inherit; border-radius: .2em; padding: 0 .1em }
-.f { background: rgb(var(--for) / var(--a)) }
-.g { background: rgb(var(--against) / var(--a)) }
-.u { opacity: .5 }
-.wide { overflow-x: auto }
-table { border-collapse: collapse; font-size: .9rem; overflow-wrap: normal }
-td, th { border: 1px solid var(--line); padding: .1rem .5rem; text-align: left; white-space: nowrap }
-img { max-width: 100%; height: auto; background: #fff }
-"""
+INTRO = (
+    "Every method explains the same thing: the log-odds of a class in the answer of the full model, transformer and "
+    "linear part together, also for posts that the linear part would answer alone when served. The linear part's own "
+    "share of the fused score is exact and has its own column; attention concerns the transformer alone, has no sign, "
+    "and says what it looked at rather than why it answered."
+)
 
 
-def page(posts: Sequence[tuple[str, str, Explanation, bytes]], top: int) -> str:
-    """The whole document. posts: (why chosen, actual label, explanation, attention picture as PNG) each."""
-    contents = "".join(
-        f'<li><a href="#post-{number}">{escape(rule)}: {escape(explanation.label)}</a></li>'
-        for number, (rule, _, explanation, _) in enumerate(posts, 1)
-    )
-    sections = "".join(_section(number, *post, top) for number, post in enumerate(posts, 1))
-    return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Explained posts</title><style>{_STYLE}</style></head><body>
-<h1>Explained posts</h1>
-<p>Each word is coloured by what it contributes to the predicted class: <b class="f" style="--a:.6">for</b> it or
-<b class="g" style="--a:.6">against</b> it, scaled within each method. Attention knows no sign, says what the
-transformer looked at rather than why it answered, and ends where the transformer stops reading
-(<b class="u">dimmed</b>). LIME and SHAP explain the probability of the full model, transformer and linear part
-together; the linear part's own share of the score is exact. Of a long post the first {MAX_WORDS} words are attributed
-and the rest stays in place.</p>
-<ol>{contents}</ol>
-{sections}
-</body></html>
-"""
+def comparison(report: dict[str, Any], picture: bytes, top: int) -> list[str]:
+    """Parts of the section: what `comparison.compare` found, in tables and a picture."""
+    methods = report["methods"]
+    names = METHODS | {"random": "Random ranking"}
+    reference = METHODS[REFERENCE]
+
+    def cell(row: dict[str, Any], name: str) -> str | None:
+        value, bounds = row.get(name), row.get(f"{name}_95")
+        if value is None:
+            return None
+        return f"{value:.2f} ({bounds[0]:.2f} to {bounds[1]:.2f})" if bounds else f"{value:.2f}"
+
+    columns = {
+        "Comprehensiveness ↑": "comprehensiveness",
+        "Sufficiency ↓": "sufficiency",
+        "Spearman with attention": "spearman_attention",
+        f"Top-{top} overlap with attention": "overlap_attention",
+        f"Spearman with {reference.lower()}": f"spearman_{REFERENCE}",
+        f"Top-{top} overlap with {reference.lower()}": f"overlap_{REFERENCE}",
+        f"Stability, {NOISE:.0%} of words dropped": "noise",
+        "Stability, other seed": "seeds",
+        "Texts scored a post": "texts",
+        "Seconds a post": "seconds",
+    }
+    return [
+        html.paragraph(INTRO),
+        "<h3>The methods compared</h3>",
+        html.paragraph(
+            f"Means over {report['posts']} test posts with 95% intervals, of the predicted class; stability, a rank "
+            f"correlation with the explanation of the same post, over {report['stability_posts']} of them. "
+            "Comprehensiveness is what the probability of the class loses without the highest ranked words, "
+            "sufficiency what it loses with these alone. Only LIME draws at random. The texts of a method serve all "
+            "classes of a post at once; integrated gradients also run backwards."
+        ),
+        html.table(
+            ["Method", *columns],
+            [[names[name], *(cell(row, key) for key in columns.values())] for name, row in methods.items()],
+        ),
+        html.picture(picture, "Comprehensiveness and sufficiency of each method, with intervals"),
+        f"<p><strong>{escape(verdict(report))}</strong></p>",
+        "<details><summary>Every pair of methods</summary>",
+        html.table(
+            ["Method", "Other", "Spearman", f"Top-{top} overlap"],
+            [[names[one], names[other], *rest] for one, other, *rest in report["pairs"]],
+        ),
+        "</details>",
+        f"<details><summary>Each head of the last layer: Spearman with {escape(reference.lower())}</summary>",
+        html.table(["Head", "Spearman"], [[number, value] for number, value in enumerate(report["heads"], 1)]),
+        "</details>",
+    ]
 
 
-def _section(number: int, rule: str, actual: str, explanation: Explanation, picture: bytes, top: int) -> str:
+def post(
+    number: int,
+    rule: str,
+    actual: int,
+    explanation: Explanation,
+    labels: Sequence[str],
+    maps: Sequence[bytes],
+    top: int,
+) -> str:
+    """One post: probabilities beside its coloured words, the strongest words by every method, attention maps.
+
+    maps: pictures of the last layer's mean and of its heads.
+    """
     answered = "the linear part alone" if explanation.path == "linear" else "both parts"
-    tail = f" {explanation.tail} further words are not attributed." if explanation.tail else ""
-    texts = "".join(
-        f'<h3>{METHOD_NAMES[method]}</h3><p class="words">{_coloured(explanation.words, values)}</p>'
-        for method, values in explanation.attributions.items()
+    tail = f" {len(explanation.tail)} words behind these are read by the linear part alone." if explanation.tail else ""
+    likely = np.argsort(-explanation.probabilities, kind="stable")[:CLASSES_SHOWN]
+    chances = html.table(
+        ["Class", "Probability"],
+        [[labels[i] + (" (actual)" if i == actual else ""), f"{explanation.probabilities[i]:.3f}"] for i in likely],
     )
-    encoded = base64.b64encode(picture).decode()
-    return f"""<section id="post-{number}"><h2>{number}. {escape(rule)}</h2>
-<p>Predicted <strong>{escape(explanation.label)}</strong> with probability {explanation.probability:.3f} by the full
-model; actual class <strong>{escape(actual)}</strong>. As shipped, {answered} would answer.{tail}</p>
-{texts}
-<h3>Strongest words</h3><div class="wide">{_table(explanation, top)}</div>
-<h3>Attention among the first words, last layer</h3>
-<img alt="Heat map of the attention from each word to each word" src="data:image/png;base64,{encoded}">
-</section>"""
+    classes = []
+    for label, values in explanation.attributions.items():
+        kind = "predicted" if label == explanation.predicted else "actual"
+        signed = {name: row for name, row in values.items() if name not in UNSIGNED}
+        first = signed.pop(explaining.DEFAULT)
+        classes.append(
+            f"<h4>For and against {escape(labels[label])} ({kind})</h4>"
+            f"<p>{coloured(explanation.words, first)}</p>"
+            f"<details><summary>The same by the other methods</summary>"
+            + "".join(
+                f"<p><strong>{escape(METHODS[name])}:</strong> {coloured(explanation.words, row)}</p>"
+                for name, row in signed.items()
+            )
+            + "</details>"
+            + strongest(explanation.words, values, top)
+        )
+    looked = explanation.attributions[explanation.predicted]
+    attention = "".join(
+        f"<p><strong>{escape(METHODS[name])}:</strong> {coloured(explanation.words, looked[name])}</p>"
+        for name in UNSIGNED
+    )
+    pictures = "".join(
+        f'<div class="wide">{html.picture(png, description)}</div>'
+        for png, description in zip(
+            maps, ("Attention from word to word, mean of the last layer", "Attention of each head"), strict=True
+        )
+    )
+    return f"""<article id="post-{number}"><h3>{number}. {escape(rule)}: {escape(labels[explanation.predicted])}</h3>
+<div class="pair"><p>As shipped, {answered} would answer this post of class <strong>{escape(labels[actual])}</strong>.
+Coloured by {escape(METHODS[explaining.DEFAULT].lower())}, scaled within each method:
+<b class="f" style="--a:.6">for</b> the class or <b class="g" style="--a:.6">against</b> it.{tail}</p>{chances}</div>
+{"".join(classes)}
+<details><summary>Attention</summary>{attention}{pictures}</details></article>"""
 
 
-def _coloured(words: Sequence[str], values: np.ndarray) -> str:
-    largest = max(np.nanmax(np.abs(values), initial=0), 1e-12)
+def strongest(words: Sequence[str], values: dict[str, np.ndarray], top: int) -> str:
+    """A table of the strongest words of the default method, with the value that each method gives them."""
+    places = [place for place, _ in best_words(range(len(words)), values[explaining.DEFAULT], top)]
+    order = [explaining.DEFAULT, *(name for name in values if name != explaining.DEFAULT)]
+    return html.table(
+        ["Word", *(METHODS[name] for name in order)],
+        [[words[place], *(float(values[name][place]) for name in order)] for place in places],
+    )
+
+
+def coloured(words: Sequence[str], values: np.ndarray) -> str:
+    """Words coloured by their values, the largest at full strength."""
+    largest = max(np.abs(values).max(initial=0), 1e-12)
     return " ".join(_word(word, value / largest) for word, value in zip(words, values, strict=True))
 
 
 def _word(word: str, strength: float) -> str:
-    """One word; `strength` from -1 to 1, NaN for not read. Faint colours are left out: they only cost bytes."""
-    if np.isnan(strength):
-        return f'<b class="u">{escape(word)}</b>'
+    """One word; `strength` from -1 to 1. Faint colours are left out: they only cost bytes."""
     if abs(strength) < 0.05:
         return escape(word)
     # At most 0.6 opaque, so that the ink stays readable on every colour.
     return f'<b class="{"f" if strength > 0 else "g"}" style="--a:{0.6 * abs(strength):.2f}">{escape(word)}</b>'
-
-
-def _table(explanation: Explanation, top: int) -> str:
-    columns = [best_words(explanation.words, values, top) for values in explanation.attributions.values()]
-    head = "".join(f"<th>{METHOD_NAMES[method]}</th>" for method in explanation.attributions)
-    rows = "".join(
-        "<tr>"
-        + "".join(
-            f"<td>{escape(column[rank][0])} {column[rank][1]:+.3f}</td>" if rank < len(column) else "<td></td>"
-            for column in columns
-        )
-        + "</tr>"
-        for rank in range(max(map(len, columns)))
-    )
-    return f"<table><tr>{head}</tr>{rows}</table>"

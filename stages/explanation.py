@@ -1,4 +1,4 @@
-"""One post explained by every method, word by word, and what each method cost and was worth."""
+"""One post explained by every method, word by word, and what each method cost."""
 
 from __future__ import annotations
 
@@ -8,47 +8,95 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from handlers import explaining
+from handlers.explaining import log_odds, words_read
+from handlers.fusion import log_softmax, softmax
 from handlers.predictor import Predictor
 from stages import attribution
-from stages.attention import attention
-from stages.faithfulness import eraser
-from stages.scoring import fused_probabilities
+from stages.attention import Attention, attention
 from stages.stage import StageError
 
-# LIME and SHAP spread a fixed number of model calls over the words: more words than this and each gets too few.
-MAX_WORDS = 200
-RANDOM_RANKINGS = 5
+METHODS = {
+    "lime": "LIME",
+    "shap": "SHAP",
+    "ig": "Integrated gradients",
+    "occlusion": "Occlusion by word",
+    "spans": f"Occlusion by {explaining.SPANS['spans']} words",
+    "linear": "Linear part (exact)",
+    "attention": "Attention, last layer",
+    "rollout": "Attention rollout",
+}
+# They say where the transformer looked, not for or against what; and they are the same for every class.
+UNSIGNED = ("attention", "rollout")
+
+
+@dataclass(frozen=True)
+class Effort:
+    """samples: texts scored by LIME and by SHAP, each. steps: of integrated gradients. seed: of what is drawn."""
+
+    samples: int
+    steps: int
+    seed: int
+
+
+class Scorer:
+    """Fused log scores of texts made from the words of one post that the transformer reads; counts the texts.
+
+    What the transformer does not read, `tail`, stays in place for the linear part. With all words the scores are those
+    of the answer that ships, where the transformer has a part in it.
+    """
+
+    def __init__(self, predictor: Predictor, tail: Sequence[str]) -> None:
+        self.predictor = predictor
+        self.tail = " ".join(tail)
+        self.texts = 0
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """[texts, classes], not normalised."""
+        self.texts += len(texts)
+        predictor = self.predictor
+        deep = log_softmax(predictor.logits([item.ids for item in predictor.encoder(texts)]))
+        wide = predictor.linear.scores([f"{text} {self.tail}" for text in texts])
+        return predictor.fusion.deep * deep + predictor.fusion.wide * wide
+
+    def odds(self, labels: Sequence[int]) -> attribution.Score:
+        """The same as log-odds of some classes: a function from texts to [texts, labels]."""
+
+        def score(texts: Sequence[str]) -> np.ndarray:
+            scores = self(texts)
+            return np.stack([log_odds(scores, label) for label in labels], axis=1)
+
+        return score
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why the model, both parts together, gives `label` to a post.
+    """Why the full model, transformer and linear part together, gives a post its probabilities.
 
-    words: the first MAX_WORDS of the cleaned post; tail: how many follow, kept in place and not attributed.
-    probability: of `label`. path: who answers this post as shipped, "linear" or "full"; the explanation is of the full
-    model in either case, so that it is of one function.
-    attributions: method to [words], NaN where the transformer read no further. seconds: method to wall time.
-    comprehensiveness, sufficiency: method (and "random") to ERASER's scores.
-    attended: attention among the first words, [words read, words read].
+    words: of the cleaned post, those that the transformer reads; tail: those behind, read by the linear part alone.
+    probabilities: [classes]. path: who answers this post as shipped, "linear" or "full".
+    attributions: by class, then by method: [words]. The first class is the predicted one; the actual one, where it is
+    known and another, follows. seconds, texts: by method, of all classes together; texts are what was scored.
     """
 
-    label: str
-    probability: float
-    path: str
     words: list[str]
-    tail: int
-    attributions: dict[str, np.ndarray]
+    tail: list[str]
+    probabilities: np.ndarray
+    path: str
+    attributions: dict[int, dict[str, np.ndarray]]
     seconds: dict[str, float]
-    comprehensiveness: dict[str, float]
-    sufficiency: dict[str, float]
-    attended: np.ndarray
+    texts: dict[str, int]
+    attended: Attention
+
+    @property
+    def predicted(self) -> int:
+        """The class with the highest probability."""
+        return next(iter(self.attributions))
 
 
-def explain_text(predictor: Predictor, text: str, samples: int, seed: int) -> Explanation:
-    """Explain the full model's answer to a raw post.
+def explain_text(predictor: Predictor, text: str, effort: Effort, actual: int | None = None) -> Explanation:
+    """Explain the full model's answer to a raw post by all METHODS.
 
-    samples: model calls of LIME and of SHAP, each. Methods: `lime`, `shap`, `attention` (last layer), `rollout`, and
-    `linear`, exact, where the answer has a linear share (its part of the fused log score).
     Raises StageError where cleaning leaves fewer than two words.
     """
     every = predictor.cleaning(text).split()
@@ -56,63 +104,62 @@ def explain_text(predictor: Predictor, text: str, samples: int, seed: int) -> Ex
         raise StageError(
             "cleaning leaves fewer than two words of the post: there is nothing to compare, give more text"
         )
-    words, tail = every[:MAX_WORDS], every[MAX_WORDS:]
-    label = int(fused_probabilities(predictor, [" ".join(every)])[0].argmax())
-
-    def score(texts: Sequence[str]) -> np.ndarray:
-        return fused_probabilities(predictor, texts)[:, label]
-
-    def with_tail(texts: Sequence[str]) -> np.ndarray:
-        return score([" ".join([head, *tail]) for head in texts])
-
-    attributions, seconds = {}, {}
-
-    def timed(method: str, work: Callable[[], np.ndarray]) -> None:
-        started = time.perf_counter()
-        attributions[method] = work()
-        seconds[method] = time.perf_counter() - started
-
-    timed("lime", lambda: attribution.lime(with_tail, words, samples, seed))
-    timed("shap", lambda: attribution.shap_values(with_tail, words, samples))
+    read = words_read(predictor, every)
+    words, tail = every[:read], every[read:]
+    probabilities = softmax(Scorer(predictor, tail)([" ".join(words)]))[0]
+    predicted = int(probabilities.argmax())
+    labels = [predicted] if actual in (None, predicted) else [predicted, actual]
+    values, seconds, texts = attribute(predictor, words, tail, labels, effort)
     started = time.perf_counter()
-    attended = attention(predictor, every)
+    attended = attention(predictor, words)
     # One pass gives both, and the second costs next to nothing on top of it.
-    seconds["attention"] = seconds["rollout"] = time.perf_counter() - started
-    attributions["attention"] = _filled(attended.last, len(words))
-    attributions["rollout"] = _filled(attended.rollout, len(words))
-    if predictor.fusion.wide:
-        share = predictor.fusion.wide
-        timed("linear", lambda: share * attribution.linear(predictor.linear, every, label)[: len(words)])
-
-    random = np.random.default_rng(seed)
-    rankings = [*attributions.values(), *(random.random(len(words)) for _ in range(RANDOM_RANKINGS))]
-    erased = [
-        dict(zip(attributions, values, strict=False)) | {"random": values[len(attributions) :].mean()}
-        for values in eraser(score, words, tail, rankings)
-    ]
-    answer = predictor.predict([text])[0]
+    seconds |= dict.fromkeys(UNSIGNED, time.perf_counter() - started)
     return Explanation(
-        label=predictor.labels[label],
-        probability=float(score([" ".join(every)])[0]),
-        path=answer.path,
         words=words,
-        tail=len(tail),
-        attributions=attributions,
+        tail=tail,
+        probabilities=probabilities,
+        path=predictor.predict([text])[0].path,
+        attributions={
+            label: {name: rows[i] for name, rows in values.items()} | attended.by_method
+            for i, label in enumerate(labels)
+        },
         seconds=seconds,
-        comprehensiveness=erased[0],
-        sufficiency=erased[1],
-        attended=attended.matrix,
+        texts=texts | dict.fromkeys(UNSIGNED, 1),
+        attended=attended,
     )
 
 
+def attribute(
+    predictor: Predictor, words: Sequence[str], tail: Sequence[str], labels: Sequence[int], effort: Effort
+) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, int]]:
+    """All methods that depend on the class: their values [labels, words], their seconds and the texts they scored.
+
+    The texts of LIME, SHAP and occlusion serve all classes; only gradients run backwards once for each.
+    """
+    scorer = Scorer(predictor, tail)
+    odds = scorer.odds(labels)
+    values, seconds, texts = {}, {}, {}
+
+    def timed(method: str, work: Callable[[], np.ndarray], scored: int | None = None) -> None:
+        before, started = scorer.texts, time.perf_counter()
+        values[method] = work()
+        seconds[method] = time.perf_counter() - started
+        texts[method] = scorer.texts - before if scored is None else scored
+
+    def shipped(method: str) -> np.ndarray:
+        served = explaining.contributions(predictor, [*words, *tail], len(words), labels, method, len(words) + 1)
+        return served[:, : len(words)]
+
+    timed("lime", lambda: attribution.lime(odds, words, len(labels), effort.samples, effort.seed))
+    timed("shap", lambda: attribution.shap_values(odds, words, effort.samples))
+    timed("ig", lambda: attribution.integrated_gradients(predictor, words, tail, labels, effort.steps), effort.steps)
+    for method, length in explaining.SPANS.items():
+        timed(method, lambda method=method: shipped(method), 1 - (-len(words) // length))
+    timed("linear", lambda: shipped("linear"), 0)
+    return values, seconds, texts
+
+
 def best_words(words: Sequence[str], values: np.ndarray, top: int) -> list[tuple[str, float]]:
-    """The words of largest size and their values, the largest first; words without a value (NaN) never come."""
-    order = np.argsort(-np.abs(np.nan_to_num(values)), kind="stable")[:top]
-    return [(words[i], float(values[i])) for i in order if np.isfinite(values[i])]
-
-
-def _filled(values: np.ndarray, length: int) -> np.ndarray:
-    """As long as the attributed words: cut, or NaN for the words that were not read."""
-    filled = np.full(length, np.nan)
-    filled[: len(values)] = values[:length]
-    return filled
+    """The words of largest size and their values, the largest first."""
+    order = np.argsort(-np.abs(values), kind="stable")[:top]
+    return [(words[i], float(values[i])) for i in order]

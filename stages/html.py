@@ -37,6 +37,7 @@ table { border-collapse: collapse; font-size: .9rem; overflow-wrap: normal }
 td, th { border: 1px solid var(--line); padding: .1rem .5rem; text-align: left; white-space: nowrap }
 td.n { text-align: right; font-variant-numeric: tabular-nums }
 img { max-width: 100%; height: auto; background: #fff }
+.wide img { max-width: none }
 """
 
 

@@ -126,7 +126,9 @@ class Behaviour:
 @dataclass(frozen=True)
 class Explain:
     posts: int = between(1, 1000)
+    shown: int = between(0, 100)
     samples: int = between(20, 100_000)
+    steps: int = between(2, 1000)
     top: int = between(1, 100)
 
 

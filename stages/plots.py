@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from stages.files import replacing
 
-FOR, AGAINST = "#2166ac", "#d6604d"  # a pair that colour-blind readers tell apart
+FOR = "#2166ac"
 
 
 def confusion_matrix(path: Path, matrix: np.ndarray, names: Sequence[str]) -> None:
@@ -75,19 +75,32 @@ def attention_map(path: Path, words: Sequence[str], weights: np.ndarray) -> None
     _save(figure, path)
 
 
-def contribution_bars(path: Path, title: str, methods: Mapping[str, Sequence[tuple[str, float]]]) -> None:
-    """One panel a method: its strongest words, the strongest on top, for (right) or against (left) the answer."""
-    longest = max(len(words) for words in methods.values())
-    figure = Figure(figsize=(2.3 * len(methods), 1.2 + 0.22 * longest), layout="constrained")
-    figure.suptitle(_plain(title, 200), fontsize=9)
-    for axes, (name, pairs) in zip(figure.subplots(1, len(methods), squeeze=False)[0], methods.items(), strict=True):
-        values = [value for _, value in pairs]
-        axes.barh(range(len(pairs)), values, color=[FOR if value >= 0 else AGAINST for value in values])
-        axes.set_yticks(range(len(pairs)), [_plain(word, 18) for word, _ in pairs], fontsize=7)
-        axes.invert_yaxis()
-        axes.axvline(0, color="grey", linewidth=0.5)
-        axes.tick_params(axis="x", labelsize=6)
-        axes.set_title(name, fontsize=8)
+def attention_heads(path: Path, weights: np.ndarray) -> None:
+    """Attention of each head, [heads, words, words], as small maps without words: what kinds of heads there are."""
+    columns = min(4, len(weights))
+    rows = -(-len(weights) // columns)
+    figure = Figure(figsize=(1.7 * columns, 1.9 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for number, axes in enumerate(grid):
+        axes.axis("off")
+        if number < len(weights):
+            axes.imshow(weights[number], cmap="viridis", vmin=0, vmax=np.quantile(weights[number], 0.98))
+            axes.set_title(f"head {number + 1}", fontsize=8)
+    _save(figure, path)
+
+
+def faithfulness(path: Path, names: Sequence[str], scores: Mapping[str, np.ndarray]) -> None:
+    """One panel a score, one line a method: mean and 95% interval. scores: title to [methods, 3] of mean, low, high."""
+    figure = Figure(figsize=(4.2 * len(scores), 0.8 + 0.3 * len(names)), layout="constrained")
+    panels = figure.subplots(1, len(scores), sharey=True, squeeze=False)[0]
+    for axes, (title, values) in zip(panels, scores.items(), strict=True):
+        mean, low, high = values.T
+        axes.errorbar(mean, range(len(names)), xerr=[mean - low, high - mean], fmt="o", color=FOR, capsize=3)
+        axes.set_title(title, fontsize=9)
+        axes.grid(axis="x", linewidth=0.3)
+        axes.tick_params(labelsize=8)
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].invert_yaxis()
     _save(figure, path)
 
 
