@@ -19,12 +19,14 @@ class Fusion:
     is temperature scaling (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
     margin: where the wide part's best score leads its second by at least this, it answers alone; None for never.
     fast: the wide part's own inverse temperature on that path.
+    reject: an answer whose probability is under it is called too unsure to be relied on; 0 for never.
     """
 
     deep: float
     wide: float
     fast: float
     margin: float | None
+    reject: float = 0.0
 
     def full(self, logits: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """Probabilities [posts, classes] from the transformer's logits and the linear scores, same shape."""

@@ -1,0 +1,104 @@
+"""What each word contributes to a post's answer, for any engine: no gradients, and work that is known beforehand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from handlers.fusion import log_softmax
+from handlers.linear import TOKEN_PATTERN, Linear
+from handlers.predictor import Predictor
+from handlers.text import CHARACTERS_PER_TOKEN
+
+# Words that are left out together; each gets an equal part of what that changes in the transformer.
+SPANS = {"occlusion": 1, "spans": 4}
+METHODS = ("linear", *SPANS)
+DEFAULT = "occlusion"
+
+_TOKEN = re.compile(TOKEN_PATTERN)
+
+
+class BudgetError(ValueError):
+    """An explanation that would take more passes through the transformer than allowed; the message says the mend."""
+
+
+def explain(predictor: Predictor, text: str, label: int, method: str, budget: int) -> list[tuple[str, float]]:
+    """The words of the cleaned post, in order, and what each contributes to class `label` of the full model's answer.
+
+    linear: the words' exact share of the fused score, from the wide part alone; no pass through the transformer.
+    occlusion, spans: by how much the log-odds of the class fall without the word (Li et al. 2016,
+    https://arxiv.org/abs/1612.08220). What the transformer loses is measured, one pass a word or span that it reads
+    and one for the whole post; what the wide part loses is the word's exact share.
+    budget: passes allowed. Raises BudgetError before any pass where they are too few, ValueError for an unknown method.
+    """
+    words = predictor.cleaning(text).split()
+    return list(zip(words, contributions(predictor, words, label, method, budget).tolist(), strict=True))
+
+
+def contributions(predictor: Predictor, words: Sequence[str], label: int, method: str, budget: int) -> np.ndarray:
+    """The same of a post that is cleaned and split already: [words]."""
+    if method not in METHODS:
+        raise ValueError(f"method {method!r} is unknown: choose one of {', '.join(METHODS)}")
+    wide = predictor.fusion.wide * linear_shares(predictor.linear, words)
+    if method == "linear":
+        return wide[:, label]
+    if not words:
+        return np.zeros(0)
+    spans = _spans(words_read(predictor, words), SPANS[method])
+    if len(spans) + 1 > budget:
+        raise BudgetError(
+            f"{method} of this post takes {len(spans) + 1} passes, {budget} are allowed: raise the budget, send a "
+            "shorter post, or choose the method linear, which takes none"
+        )
+    # The transformer reads no more words than tokens; what is cut here it could not have reached without a span either.
+    near = words[: predictor.encoder.max_tokens + SPANS[method]]
+    texts = [" ".join(near), *(" ".join([*near[: span.start], *near[span.stop :]]) for span in spans)]
+    deep = predictor.fusion.deep * log_softmax(predictor.logits([item.ids for item in predictor.encoder(texts)]))
+    losses = wide.copy()
+    for span, without in zip(spans, deep[1:], strict=True):
+        losses[span.start : span.stop] += (deep[0] - without) / len(span)
+    fused = deep[0] + predictor.fusion.wide * predictor.linear.scores([" ".join(words)])[0]
+    return log_odds(fused, label) - log_odds(fused - losses, label)
+
+
+def log_odds(scores: np.ndarray, label: int) -> np.ndarray:
+    """Log-odds of one class from fused log scores [..., classes], without the rounding of a probability near one."""
+    rivals = np.delete(scores, label, axis=-1)
+    return scores[..., label] - np.logaddexp.reduce(rivals, axis=-1)
+
+
+def words_read(predictor: Predictor, words: Sequence[str]) -> int:
+    """How many of a cleaned post's words the transformer reads, the last perhaps in part."""
+    limit = predictor.encoder.max_tokens
+    encoding = predictor.encoder.tokenizer.encode(" ".join(words[:limit])[: limit * CHARACTERS_PER_TOKEN])
+    end = max((end for _, end in encoding.offsets), default=0)
+    starts = np.cumsum([0, *(len(word) + 1 for word in words)])[:-1]
+    return int(np.searchsorted(starts, end))
+
+
+def linear_shares(part: Linear, words: Sequence[str]) -> np.ndarray:
+    """What each word adds to the linear score of every class: [words, classes]; with the bias they sum to the scores.
+
+    A term that occurs several times, and an n-gram, divide their contribution equally among their words.
+    """
+    tokens = [(token, place) for place, word in enumerate(words) for token in _TOKEN.findall(word.lower())]
+    positions, values = part.vector(" ".join(words))
+    places: dict[str, list[int]] = {part.terms[position]: [] for position in positions.tolist()}
+    for size in range(1, max((term.count(" ") + 1 for term in places), default=0) + 1):
+        for start in range(len(tokens) - size + 1):
+            gram = tokens[start : start + size]
+            term = " ".join(token for token, _ in gram)
+            if term in places:
+                places[term] += [place for _, place in gram]
+    shares = np.zeros((len(words), len(part.bias)))
+    products = values[:, None] * part.weights[positions]
+    for product, owners in zip(products, places.values(), strict=True):
+        np.add.at(shares, owners, product / len(owners))
+    return shares
+
+
+def _spans(words: int, length: int) -> list[range]:
+    """Consecutive ranges of at most `length` words that cover the first `words`."""
+    return [range(start, min(start + length, words)) for start in range(0, words, length)]
