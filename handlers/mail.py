@@ -78,6 +78,8 @@ def _subject(headers: Iterable[tuple[str, str]], charset: str | None) -> str:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         text = _lenient(raw, charset or "latin-1")
+    # Unfolded first: at a fold the decoder loses the space.
+    text = " ".join(text.split())
     try:
         chunks = decode_header(text)
     except HeaderParseError:

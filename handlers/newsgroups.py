@@ -14,7 +14,7 @@ from handlers.errors import RequestError
 from handlers.explaining import BudgetError, explain
 from handlers.predictor import Answer, Engine, Predictor
 from handlers.requests import MAX_CHARACTERS, MAX_PASSES, MAX_POSTS, Request, parse
-from handlers.schema import option_schema, reply_schema
+from handlers.schema import PROVENANCE_FILE, option_schema, reply_schema
 from handlers.settings import Settings
 from handlers.telemetry import Telemetry
 from handlers.timings import Timings
@@ -23,7 +23,6 @@ WARM_UP = "The first prediction allocates memory and picks kernels; no client sh
 # Listed of an explanation: enough to see why, and an answer to a post of a megabyte stays small.
 EXPLAINED_WORDS = 100
 DIGITS = 6
-PROVENANCE_FILE = "provenance.json"
 
 log = logging.getLogger(__name__)
 

@@ -8,6 +8,8 @@ from typing import Any
 from handlers.explaining import DEFAULT, METHODS
 from handlers.requests import MAX_PASSES, TENSOR_TYPES
 
+# Lies beside the model in its archive: where everything in it came from.
+PROVENANCE_FILE = "provenance.json"
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 

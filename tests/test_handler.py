@@ -23,9 +23,10 @@ from ts.utils.util import list_classes_from_module
 import handlers.newsgroups
 import handlers.newsgroups_onnx
 from handlers.explaining import DEFAULT, METHODS, explain
-from handlers.newsgroups import EXPLAINED_WORDS, PROVENANCE_FILE, NewsgroupsHandler
+from handlers.newsgroups import EXPLAINED_WORDS, NewsgroupsHandler
 from handlers.predictor import Answer
 from handlers.requests import MAX_PASSES
+from handlers.schema import PROVENANCE_FILE
 from handlers.telemetry import Telemetry
 from tests.conftest import LABELS
 

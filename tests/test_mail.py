@@ -82,13 +82,12 @@ def test_refusals(raw: bytes, code: int) -> None:
     assert caught.value.mend
 
 
-@pytest.mark.parametrize("header", [b"Content-Type: text/plain", b"Subject: a"])
+@pytest.mark.parametrize("header", [b"Content-Type: text/plain" + b";" * 500_000, b"Subject: " + b"=?a?q?" * 500_000])
 def test_headers_are_read_up_to_a_bound(header: bytes) -> None:
     # Uncut, the parser takes minutes for these.
-    for filler in (b";", b"=?a?q?"):
-        mail = read_mail(header + filler * 500_000 + b"\n\nbody")
-        assert mail.text == b"body"
-        assert len(mail.subject) <= MAX_HEADER
+    mail = read_mail(header + b"\n\nbody")
+    assert mail.text == b"body"
+    assert len(mail.subject) <= MAX_HEADER
 
 
 LINES = st.sampled_from(
