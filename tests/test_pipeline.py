@@ -15,7 +15,7 @@ FIRST_PARTY = ("handlers", "loadtest", "stages")
 # What a stage uses without importing it: what it puts into an archive or starts as a process.
 USED = {
     "check": ["params.yaml"],
-    "package": ["handlers", "serve/newsgroups.yaml"],
+    "package": ["handlers", "serve/newsgroups.yaml", "stages/licences"],
     "benchmark": ["loadtest", "serve/config.properties", "serve/java.py", "serve/ready.py"],
 }
 
