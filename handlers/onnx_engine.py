@@ -14,7 +14,7 @@ from handlers.text import pad
 # Read when it is imported: otherwise it leaves a session file where temporary files go, and reports to its makers.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-import onnxruntime  # noqa: E402
+import onnxruntime
 
 GRAPH_FILE = "model.onnx"
 
