@@ -10,11 +10,18 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from handlers.errors import RequestError
+from handlers.explaining import BudgetError, explain
 from handlers.predictor import Answer, Engine, Predictor
-from handlers.requests import ANSWER_SCHEMA, MAX_CHARACTERS, MAX_POSTS, Request, RequestError, parse
+from handlers.requests import MAX_CHARACTERS, MAX_PASSES, MAX_POSTS, Request, parse
+from handlers.schema import PROVENANCE_FILE, option_schema, reply_schema
+from handlers.settings import Settings
+from handlers.telemetry import Telemetry
+from handlers.timings import Timings
 
 WARM_UP = "The first prediction allocates memory and picks kernels; no client should wait for that."
-EXPLAINED_WORDS = 10
+# Listed of an explanation: enough to see why, and an answer to a post of a megabyte stays small.
+EXPLAINED_WORDS = 100
 DIGITS = 6
 
 log = logging.getLogger(__name__)
@@ -25,16 +32,21 @@ class NewsgroupsHandler:
     """Serves the bundle of an archive. A variant overrides `load_engine` and nothing else."""
 
     def initialize(self, context: Any) -> None:
-        """Load and warm the model. Raises FileNotFoundError where the archive is incomplete."""
-        folder = Path(context.system_properties["model_dir"])
+        """Load and warm the model.
+
+        Raises ValueError where the model's YAML cannot be used, FileNotFoundError where the archive is incomplete.
+        """
+        self.folder = Path(context.system_properties["model_dir"])
         manifest = context.manifest["model"]
         self.model = {"name": manifest["modelName"], "version": manifest["modelVersion"]}
+        config = context.model_yaml_config or {}
+        self.settings = Settings.read(config)
         # The one place that decides it: workers x threads = cores.
-        workers = (context.model_yaml_config or {}).get("maxWorkers", 1)
-        threads = max(1, _cores() // workers)
-        engine = self.load_engine(folder, threads, _device(context.system_properties.get("gpu_id")))
-        self.predictor = Predictor(folder, engine)
+        threads = max(1, _cores() // config.get("maxWorkers", 1))
+        engine = self.load_engine(self.folder, threads, _device(context.system_properties.get("gpu_id")))
+        self.predictor = Predictor(self.folder, engine)
         self.predictor.predict([WARM_UP], fast_path=False)
+        self.telemetry = Telemetry(context.metrics, self.folder, self.predictor.labels)
 
     def load_engine(self, folder: Path, threads: int, device: str) -> Engine:
         """The engine that runs the transformer of `folder` with `threads` threads; device: "cpu" or "cuda:<number>"."""
@@ -44,91 +56,126 @@ class NewsgroupsHandler:
         from handlers.torch_engine import TorchEngine
 
         torch.set_num_threads(threads)
-        return TorchEngine(folder, device)
+        return TorchEngine(folder, device, self.settings.precision)
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[str]:
         """One JSON body a row, with its own status and content type. Never raises for what a client sent."""
-        replies: dict[int, tuple[int, Any]] = {}
+        timings = Timings()
+        replies: dict[int, Any] = {}
         requests: dict[int, Request] = {}
-        for idx, row in enumerate(data):
-            headers = context.get_all_request_header(idx)
-            try:
-                if headers.get("describe") == "True":
-                    replies[idx] = 200, self.describe()
-                else:
-                    requests[idx] = parse(row, headers)
-            except RequestError as error:
-                replies[idx] = error.code, error.body()
-            except Exception as error:
-                replies[idx] = _unexpected("parsing", error)
-        for fast_path in (True, False):
-            group = {idx: request for idx, request in requests.items() if request.fast_path is fast_path}
-            replies |= self._answer(group, fast_path)
-        for idx, (code, _) in replies.items():
-            context.set_response_status(code=code, phrase=HTTPStatus(code).phrase, idx=idx)
-            context.set_response_content_type(idx, "application/json")
-        return [json.dumps(replies[idx][1]) for idx in range(len(data))]
+        with timings.step("decode"):
+            for idx, row in enumerate(data):
+                headers = context.get_all_request_header(idx)
+                try:
+                    if headers.get("describe") == "True":
+                        replies[idx] = self.describe()
+                    else:
+                        requests[idx] = parse(row, headers)
+                except RequestError as error:
+                    replies[idx] = error
+                except Exception as error:
+                    replies[idx] = _unexpected("parsing", error)
+        replies |= self._answer(requests, timings)
+        with timings.step("encode"):
+            bodies = [self._send(replies[idx], idx, context) for idx in range(len(data))]
+        self.telemetry.timed(timings.seconds)
+        return bodies
 
     def describe(self) -> dict[str, Any]:
-        """What `GET /models/<name>?customized=true` adds: labels, limits and the schema of an answer."""
+        """What `GET /models/<name>?customized=true` adds: labels, limits, schemas and provenance."""
+        predictor = self.predictor
         return {
             "model": self.model,
-            "labels": list(self.predictor.labels),
+            "labels": list(predictor.labels),
             "limits": {
                 "characters": MAX_CHARACTERS,
                 "posts": MAX_POSTS,
-                "tokens": self.predictor.engine.max_tokens,
+                "passes": MAX_PASSES,
+                "tokens": predictor.engine.max_tokens,
             },
-            "answer": ANSWER_SCHEMA,
+            "options": option_schema(predictor.fusion.reject, self.settings.fast_path),
+            "reply": reply_schema(predictor.labels),
+            "provenance": json.loads((self.folder / PROVENANCE_FILE).read_text(encoding="utf-8")),
         }
 
-    def _answer(self, requests: dict[int, Request], fast_path: bool) -> dict[int, tuple[int, Any]]:
-        """Status and body of each request, by its index; all posts of all of them are predicted at once."""
+    def _answer(self, requests: dict[int, Request], timings: Timings) -> dict[int, Any]:
+        """What each request is answered, by its index: a body or an error. The posts of all are predicted at once."""
         if not requests:
             return {}
         try:
-            answers = iter(self.predictor.predict([post for r in requests.values() for post in r.posts], fast_path))
-            return {
-                idx: (
-                    200,
-                    request.wrap([self._reply(request, post, next(answers)) for post in request.posts], self.model),
-                )
-                for idx, request in requests.items()
-            }
+            predicted = iter(self._predict(list(requests.values()), timings))
         except Exception as error:
             if len(requests) == 1:
                 return dict.fromkeys(requests, _unexpected("prediction", error))
             # Whatever it was, it is the fault of one of them: each on its own.
-            replies = {}
-            for idx, request in requests.items():
-                replies |= self._answer({idx: request}, fast_path)
-            return replies
+            return {i: reply for idx in requests for i, reply in self._answer({idx: requests[idx]}, timings).items()}
+        replies: dict[int, Any] = {}
+        counted: list[Answer] = []
+        for idx, request in requests.items():
+            answers = [next(predicted) for _ in request.posts]
+            try:
+                bodies = [self._body(*pair, request, timings) for pair in zip(request.posts, answers, strict=True)]
+                replies[idx] = request.wrap(bodies, self.model)
+                counted += answers
+            except BudgetError as error:
+                replies[idx] = RequestError(422, "the explanation takes more passes than allowed", "budget", str(error))
+            except Exception as error:
+                replies[idx] = _unexpected("answering", error)
+        self.telemetry.answered(counted)
+        return replies
 
-    def _reply(self, request: Request, post: str, answer: Answer) -> dict[str, Any]:
-        """The answer to one post, as it is sent."""
+    def _predict(self, requests: list[Request], timings: Timings) -> list[Answer]:
+        """An answer to each post of all the requests, in order, with what each request asks of its own posts."""
+        reject = self.predictor.fusion.reject
+        return self.predictor.predict(
+            [post for request in requests for post in request.posts],
+            [request.fast_path and self.settings.fast_path for request in requests for _ in request.posts],
+            [reject if request.threshold is None else request.threshold for request in requests for _ in request.posts],
+            timings,
+        )
+
+    def _body(self, post: str, answer: Answer, request: Request, timings: Timings) -> dict[str, Any]:
+        """The answer to one post, as it is sent. Raises BudgetError."""
         order = (-answer.probabilities).argsort(kind="stable")[: request.top_k]
-        reply = {
+        body = {
             "label": answer.label,
             "probabilities": {self.predictor.labels[i]: round(float(answer.probabilities[i]), DIGITS) for i in order},
+            "abstained": answer.abstained,
             "path": answer.path,
+            "windows": answer.windows,
             "tokens": answer.tokens,
             "truncated": answer.truncated,
             "model": self.model,
         }
         if request.explain:
-            reply["explanation"] = {"method": "linear", "contributions": self._contributions(post, answer)}
-        return reply
+            with timings.step("explain"):
+                body["explanation"] = self._explanation(post, answer, request)
+        return body
 
-    def _contributions(self, post: str, answer: Answer) -> dict[str, float]:
-        """What the wide part's words add to the answer's score of its own label, largest effect first.
+    def _explanation(self, post: str, answer: Answer, request: Request) -> dict[str, Any]:
+        """The words that count most for the answer's own label, largest effect first. Raises BudgetError."""
+        label = self.predictor.labels.index(answer.label)
+        words = list(enumerate(explain(self.predictor, post, label, request.method, request.budget)))
+        words.sort(key=lambda item: -abs(item[1][1]))
+        listed, others = words[:EXPLAINED_WORDS], words[EXPLAINED_WORDS:]
+        return {
+            "method": request.method,
+            "contributions": [
+                {"position": position, "word": word, "value": round(value, DIGITS)}
+                for position, (word, value) in listed
+            ],
+            "rest": round(sum(value for _, (_, value) in others), DIGITS),
+        }
 
-        Exact for that part. On the full path the transformer adds its own share, which is not among them.
-        """
-        predictor = self.predictor
-        weight = predictor.fusion.fast if answer.path == "linear" else predictor.fusion.wide
-        words = predictor.linear.contributions(predictor.cleaning(post), predictor.labels.index(answer.label))
-        ranked = sorted(words.items(), key=lambda item: (-abs(item[1]), item[0]))[:EXPLAINED_WORDS]
-        return {word: round(weight * value, DIGITS) for word, value in ranked}
+    def _send(self, reply: Any, idx: int, context: Any) -> str:
+        """Set status and content type of one item of the batch; returns its body."""
+        code, body = 200, reply
+        if isinstance(reply, RequestError):
+            code, body = reply.code, reply.body()
+            self.telemetry.failed(reply)
+        context.set_response_status(code=code, phrase=HTTPStatus(code).phrase, idx=idx)
+        context.set_response_content_type(idx, "application/json")
+        return json.dumps(body)
 
 
 def _cores() -> int:
@@ -145,10 +192,10 @@ def _device(gpu: int | None) -> str:
     return f"cuda:{gpu}" if torch.cuda.is_available() else "cpu"
 
 
-def _unexpected(step: str, error: Exception) -> tuple[int, dict[str, Any]]:
-    """Status and body for a fault of our own."""
+def _unexpected(step: str, error: Exception) -> RequestError:
+    """What a client hears of a fault of our own."""
     # Not the exception's message: it may quote the request.
     where = "".join(traceback.format_tb(error.__traceback__))
     log.error("%s failed: %s\n%s", step, type(error).__name__, where)
     mend = "try again; where it happens again, report it with the time of the request"
-    return 500, RequestError(500, "the server could not answer", "body", mend).body()
+    return RequestError(500, "the server could not answer", "body", mend)

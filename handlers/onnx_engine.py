@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from handlers.text import pad
+
+# Read when it is imported: otherwise it leaves a session file where temporary files go, and reports to its makers.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import onnxruntime
 
 GRAPH_FILE = "model.onnx"
 

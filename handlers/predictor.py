@@ -12,6 +12,7 @@ import numpy as np
 from handlers.fusion import Fusion
 from handlers.linear import Linear
 from handlers.text import Cleaning, Encoder, pack_by_length
+from handlers.timings import Timings
 
 # Padded tokens of one transformer call: large enough to fill a few cores, small enough to stay in their caches.
 TOKEN_BUDGET = 4096
@@ -33,14 +34,20 @@ class Answer:
     """What is known of one post.
 
     probabilities: float64 [classes], in the order of the predictor's labels. path: "linear" where the wide part was
-    sure enough to answer alone, else "full". tokens: read by the transformer, 0 where it was not asked.
+    sure enough to answer alone, else "full". tokens, windows: read by the transformer, and its passes; 0 where it was
+    not asked. words, unknown: of the cleaned post, and how many of them the wide part does not know. abstained: whether
+    the answer is too unsure to be relied on.
     """
 
     label: str
     probabilities: np.ndarray
     path: str
     tokens: int
+    windows: int
     truncated: bool
+    words: int
+    unknown: int
+    abstained: bool
 
 
 class Predictor:
@@ -61,28 +68,51 @@ class Predictor:
                 "the bundle mixes two runs, build it again"
             )
 
-    def predict(self, texts: Sequence[str], fast_path: bool = True) -> list[Answer]:
-        """Answer raw posts, in order. `fast_path=False` asks the transformer for every one of them."""
-        cleaned = [self.cleaning(text) for text in texts]
-        scores = self.linear.scores(cleaned)
-        sure = self.fusion.sure(scores) if fast_path else np.zeros(len(texts), dtype=bool)
-        probabilities = self.fusion.alone(scores)
+    def predict(
+        self,
+        texts: Sequence[str],
+        fast_path: bool | Sequence[bool] = True,
+        threshold: float | Sequence[float] | None = None,
+        timings: Timings | None = None,
+    ) -> list[Answer]:
+        """Answer raw posts, in order.
+
+        fast_path: False asks the transformer, whatever the wide part says. threshold: the probability under which an
+        answer abstains, None for the bundle's own. Both for all posts, or a value each. timings: where the seconds of
+        the steps "tokenize" and "infer" are added.
+        """
+        timings = timings or Timings()
+        with timings.step("tokenize"):
+            cleaned = [self.cleaning(text) for text in texts]
+        with timings.step("infer"):
+            scores = self.linear.scores(cleaned)
+            counts = [self.linear.unknown(text) for text in cleaned]
+            sure = self.fusion.sure(scores) & np.asarray(fast_path, dtype=bool)
+            probabilities = self.fusion.alone(scores)
         tokens = np.zeros(len(texts), dtype=int)
         truncated = np.zeros(len(texts), dtype=bool)
         unsure = np.flatnonzero(~sure)
         if len(unsure):
-            encoded = self.encoder([cleaned[i] for i in unsure])
-            logits = self.logits([item.ids for item in encoded])
-            probabilities[unsure] = self.fusion.full(logits, scores[unsure])
+            with timings.step("tokenize"):
+                encoded = self.encoder([cleaned[i] for i in unsure])
+            with timings.step("infer"):
+                logits = self.logits([item.ids for item in encoded])
+                probabilities[unsure] = self.fusion.full(logits, scores[unsure])
             tokens[unsure] = [len(item.ids) for item in encoded]
             truncated[unsure] = [item.truncated for item in encoded]
+        # Of no posts at all there is no best probability.
+        abstained = probabilities.max(axis=1, initial=0) < (self.fusion.reject if threshold is None else threshold)
         return [
             Answer(
                 label=self.labels[int(probabilities[i].argmax())],
                 probabilities=probabilities[i],
                 path="linear" if sure[i] else "full",
                 tokens=int(tokens[i]),
+                windows=int(not sure[i]),
                 truncated=bool(truncated[i]),
+                words=counts[i][0],
+                unknown=counts[i][1],
+                abstained=bool(abstained[i]),
             )
             for i in range(len(texts))
         ]

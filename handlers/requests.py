@@ -1,88 +1,63 @@
-"""What a client may send and what it gets back: pure functions of a body and its headers, no server and no model."""
+"""What a client may send and how its answers go back: pure functions of a body and its headers, no server, no model."""
 
 from __future__ import annotations
 
-import codecs
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from email.message import Message
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-# Both are per request and bound what one batch can cost, so that no batch outlives the server's response timeout.
+from handlers.bodies import HOW, decode, document
+from handlers.errors import RequestError
+from handlers.explaining import DEFAULT, METHODS
+
+# All are per request and bound what one batch can cost, so that no batch outlives the server's response timeout.
 MAX_CHARACTERS = 1_000_000
 MAX_POSTS = 64
+# Passes through the transformer that the explanations of one request may take: one post of 128 words, word by word.
+MAX_PASSES = 160
 
 # Where the server puts a body, and what the field of a form may be called.
 BODY_KEYS = ("body", "data", "text")
-OPTIONS = ("top_k", "fast_path")
+EXPLAIN_OPTIONS = ("method", "budget")
+OPTIONS = ("top_k", "threshold", "fast_path", *EXPLAIN_OPTIONS)
 
 # How the posts came decides how their answers go back.
 SINGLE, LIST, INSTANCES, TENSORS = "single", "list", "instances", "tensors"
 
-_PLAIN_TYPES = ("", "application/octet-stream", "message/rfc822")
-# Python's own codecs that take quadratic time; no charset of any mail or web page.
-_SLOW_CODECS = ("idna", "punycode")
-_HOW = 'send the post as text/plain, as JSON {"text": "..."}, or as a form field or file named data'
-
-ANSWER_SCHEMA: dict[str, Any] = {
-    "$schema": "https://json-schema.org/draft/2020-12/schema",
-    "type": "object",
-    "required": ["label", "probabilities", "path", "tokens", "truncated", "model"],
-    "properties": {
-        "label": {"type": "string"},
-        "probabilities": {"type": "object", "additionalProperties": {"type": "number", "minimum": 0, "maximum": 1}},
-        "path": {"enum": ["linear", "full"]},
-        "tokens": {"type": "integer", "minimum": 0},
-        "truncated": {"type": "boolean"},
-        "model": {
-            "type": "object",
-            "required": ["name", "version"],
-            "properties": {"name": {"type": "string"}, "version": {"type": "string"}},
-        },
-        "explanation": {
-            "type": "object",
-            "required": ["method", "contributions"],
-            "properties": {
-                "method": {"const": "linear"},
-                "contributions": {"type": "object", "additionalProperties": {"type": "number"}},
-            },
-        },
-    },
+# The output tensors of an Open Inference Protocol answer, one value a post; of labels and probabilities a row of them,
+# the most probable first.
+TENSOR_TYPES = {
+    "label": "BYTES",
+    "labels": "BYTES",
+    "probabilities": "FP64",
+    "abstained": "BOOL",
+    "path": "BYTES",
+    "windows": "INT64",
+    "tokens": "INT64",
+    "truncated": "BOOL",
 }
-
-
-@dataclass(eq=False)
-class RequestError(Exception):
-    """A request that gets no answer.
-
-    code: HTTP status. reason: what is wrong. field: the part of the request. mend: what to send instead.
-    """
-
-    code: int
-    reason: str
-    field: str
-    mend: str
-
-    def body(self) -> dict[str, Any]:
-        """The error as it is sent."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
 class Request:
     """One parsed request: raw posts, the form they came in, and what is asked of them.
 
-    top_k: labels wanted an answer, None for all. fast_path: whether the wide part may answer alone. explain: word
-    contributions wanted. identity: the client's own id of an Open Inference Protocol request.
+    top_k: labels wanted an answer, None for all. threshold: the probability under which an answer abstains, None for
+    the model's own. fast_path: whether the wide part may answer alone. explain: word contributions wanted, by `method`,
+    with at most `budget` passes through the transformer a post. identity: the client's own id of an Open Inference
+    Protocol request. outputs: the tensors that it asks for, None for all.
     """
 
     posts: tuple[str, ...]
     form: str
     top_k: int | None = None
+    threshold: float | None = None
     fast_path: bool = True
     explain: bool = False
+    method: str = DEFAULT
+    budget: int = MAX_PASSES
     identity: str | None = None
+    outputs: tuple[str, ...] | None = None
 
     def wrap(self, answers: Sequence[dict[str, Any]], model: Mapping[str, str]) -> Any:
         """The answers to `posts`, in the form in which those came."""
@@ -93,17 +68,12 @@ class Request:
         if self.form == INSTANCES:
             return {"predictions": list(answers)}
         identity = {} if self.identity is None else {"id": self.identity}
-        ranked = [answer["probabilities"] for answer in answers]
-        shape = [len(ranked), len(ranked[0])]
+        names = TENSOR_TYPES if self.outputs is None else self.outputs
         return {
             "model_name": model["name"],
             "model_version": model["version"],
             **identity,
-            "outputs": [
-                _tensor("label", "BYTES", shape[:1], [answer["label"] for answer in answers]),
-                _tensor("labels", "BYTES", shape, [label for row in ranked for label in row]),
-                _tensor("probabilities", "FP64", shape, [value for row in ranked for value in row.values()]),
-            ],
+            "outputs": [_tensor(name, answers) for name in names],
         }
 
 
@@ -113,82 +83,31 @@ def parse(row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
     row: the body, or the fields of a form, by name; bytes, or what the server made of them by their content type.
     headers: request headers, and under a field's name its content type. Raises RequestError.
     """
+    present = [key for key in BODY_KEYS if key in row]
+    if not present:
+        raise RequestError(400, "the request holds no post", "body", HOW)
+    if len(present) > 1:
+        raise RequestError(422, "the form holds more than one post", present[1], f"send one of {', '.join(BODY_KEYS)}")
+    [key] = present
+    _known(row, (key, *OPTIONS), "")
     # Fields of a form come as text. (Of a query string the server hands on nothing.)
-    options = {key: _number(_decode(row[key], None, key)) for key in OPTIONS if key in row}
-    key = next((key for key in BODY_KEYS if key in row), None)
-    if key is None:
-        raise RequestError(400, "the request holds no post", "body", _HOW)
-    media, charset = _content_type(key, headers)
-    document = _document(row[key], media, charset, key)
-    if isinstance(document, dict):
-        posts, form, inner, identity = _from_object(document)
+    options = {name: _number(decode(row[name], None, name)) for name in OPTIONS if name in row}
+    body = document(row, headers, key)
+    more: dict[str, Any] = {}
+    if isinstance(body, dict):
+        posts, form, inner, more = _from_object(body)
         options |= inner
     else:
-        form = LIST if isinstance(document, list) else SINGLE
-        posts, identity = _posts(document, key), None
+        form = LIST if isinstance(body, list) else SINGLE
+        posts = _posts(body, key)
     explain = headers.get("explain") == "True"
     if explain and form == TENSORS:
         raise RequestError(422, "explanations have no tensor form", "inputs", 'send {"text": "..."} instead')
-    return Request(posts, form, explain=explain, identity=identity, **_options(options))
+    return Request(posts, form, explain=explain, **_options(options, len(posts), explain), **more)
 
 
-def _content_type(key: str, headers: Mapping[str, Any]) -> tuple[str, str | None]:
-    """Media type, empty where none is declared, and charset of the field `key`."""
-    part = headers.get(key)
-    declared = part.get("content-type", "") if isinstance(part, dict) else ""
-    if key == "body":
-        # The server hands on the media type alone; the charset is left in the request's own header.
-        names = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
-        declared = names.get("content-type", declared)
-    if not declared:
-        return "", None
-    message = Message()
-    message["content-type"] = declared
-    return message.get_content_type(), message.get_content_charset()
-
-
-def _document(value: Any, media: str, charset: str | None, field: str) -> Any:
-    """A body as text, or as what its JSON says."""
-    if media == "application/json":
-        # The server has parsed it already, unless that failed.
-        return _json(bytes(value), field) if isinstance(value, bytes | bytearray) else value
-    if not (media in _PLAIN_TYPES or media.startswith("text/")):
-        raise RequestError(415, "the content type is not one that holds text", field, _HOW)
-    text = _decode(value, charset, field)
-    # `curl -T` declares nothing, so an undeclared JSON object is taken for what it plainly is.
-    if not media.startswith("text/") and text.lstrip().startswith("{"):
-        try:
-            return _json(text, field)
-        except RequestError:
-            return text
-    return text
-
-
-def _json(value: bytes | str, field: str) -> Any:
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        raise RequestError(400, "the body is not valid JSON", field, 'send JSON such as {"text": "..."}') from None
-
-
-def _decode(value: Any, charset: str | None, field: str) -> str:
-    # The server decodes text as UTF-8 without looking at the charset: back to bytes, then as declared.
-    raw = value.encode("utf-8", "replace") if isinstance(value, str) else value
-    mend = "send text in UTF-8, or name its charset in the content type"
-    if not isinstance(raw, bytes | bytearray):
-        raise RequestError(415, "the value is not text", field, mend)
-    try:
-        codec = codecs.lookup(charset or "utf-8").name
-        if codec in _SLOW_CODECS:
-            raise LookupError(codec)
-        return bytes(raw).decode(codec)
-    except (LookupError, ValueError):
-        reason = "the bytes are not text in the declared charset" if charset else "the bytes are not UTF-8 text"
-        raise RequestError(415, reason, field, mend) from None
-
-
-def _from_object(document: dict[str, Any]) -> tuple[tuple[str, ...], str, dict[str, Any], str | None]:
-    """Posts, form, options and identity of a JSON object."""
+def _from_object(document: dict[str, Any]) -> tuple[tuple[str, ...], str, dict[str, Any], dict[str, Any]]:
+    """Posts, form and options of a JSON object, and what only an Open Inference Protocol request has."""
     present = [key for key in ("text", "data", "instances", "inputs") if key in document]
     if len(present) != 1:
         reason = "the object holds no post" if not present else "the object holds posts under more than one key"
@@ -196,20 +115,21 @@ def _from_object(document: dict[str, Any]) -> tuple[tuple[str, ...], str, dict[s
     key = present[0]
     others = {name: value for name, value in document.items() if name != key}
     if key == "inputs":
-        _known(others, ("id", "parameters"), "")
+        _known(others, ("id", "parameters", "outputs"), "")
         identity, parameters = others.get("id"), others.get("parameters", {})
         if not isinstance(identity, str | None):
             raise RequestError(422, "the id is not a string", "id", "send a string, or leave it out")
         if not isinstance(parameters, dict):
             raise RequestError(422, "the parameters are not an object", "parameters", 'send {"top_k": 3}, or nothing')
         _known(parameters, OPTIONS, "parameters.")
-        return _from_tensors(document[key]), TENSORS, parameters, identity
+        more = {"identity": identity, "outputs": _outputs(others.get("outputs"))}
+        return _from_tensors(document[key]), TENSORS, parameters, more
     _known(others, OPTIONS, "")
     if key == "instances":
         if not isinstance(document[key], list):
             raise RequestError(422, "the instances are not a list", key, 'send {"instances": ["...", "..."]}')
-        return _posts(document[key], key), INSTANCES, others, None
-    return _posts(document[key], key), LIST if isinstance(document[key], list) else SINGLE, others, None
+        return _posts(document[key], key), INSTANCES, others, {}
+    return _posts(document[key], key), LIST if isinstance(document[key], list) else SINGLE, others, {}
 
 
 def _from_tensors(inputs: Any) -> tuple[str, ...]:
@@ -226,7 +146,24 @@ def _from_tensors(inputs: Any) -> tuple[str, ...]:
         raise RequestError(422, "the tensor's data is not a list", "inputs[0].data", mend)
     if tensor.get("shape") not in ([len(data)], [len(data), 1]):
         raise RequestError(422, "the tensor's shape does not fit its data", "inputs[0].shape", mend)
+    # The protocol lets a matrix come row by row, too.
+    if tensor["shape"] == [len(data), 1] and all(isinstance(row, list) and len(row) == 1 for row in data):
+        data = [row[0] for row in data]
     return _posts(data, "inputs[0].data")
+
+
+def _outputs(wanted: Any) -> tuple[str, ...] | None:
+    """Names of the tensors that an Open Inference Protocol request asks for, None for all."""
+    if wanted is None:
+        return None
+    mend = f'send [{{"name": "label"}}], or leave it out for all; known here: {", ".join(TENSOR_TYPES)}'
+    if not (isinstance(wanted, list) and wanted and all(isinstance(item, dict) for item in wanted)):
+        raise RequestError(422, "the outputs are not a list of named tensors", "outputs", mend)
+    for i, item in enumerate(wanted):
+        _known(item, ("name",), f"outputs[{i}].")
+        if not (isinstance(item.get("name"), str) and item["name"] in TENSOR_TYPES):
+            raise RequestError(422, "the output is not known", f"outputs[{i}].name", mend)
+    return tuple(item["name"] for item in wanted)
 
 
 def _posts(value: Any, field: str) -> tuple[str, ...]:
@@ -260,18 +197,39 @@ def _post(item: Any, field: str) -> str:
     return item.encode("utf-8", "replace").decode("utf-8")
 
 
-def _options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a Request from options as they were sent."""
-    top_k, fast_path = options.get("top_k"), options.get("fast_path", "on")
-    if top_k is not None and not (type(top_k) is int and top_k >= 1):
-        raise RequestError(422, "top_k is not a positive integer", "top_k", "send 1 or more, or leave it out for all")
-    if fast_path not in ("on", "off"):
-        raise RequestError(422, "fast_path is neither on nor off", "fast_path", 'send "on" or "off"')
-    return {"top_k": top_k, "fast_path": fast_path == "on"}
+def _options(options: Mapping[str, Any], posts: int, explain: bool) -> dict[str, Any]:
+    """Fields of a Request from options as they were sent; null is the same as left out."""
+    options = {name: value for name, value in options.items() if value is not None}
+    if not explain:
+        for name in EXPLAIN_OPTIONS:
+            if name in options:
+                raise RequestError(422, "the option is one of explanations", name, "ask /explanations, or leave it out")
+    # Shared by the posts, so that several of them cost no more than one.
+    most = MAX_PASSES // posts
+    tests: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "top_k": (lambda value: type(value) is int and value >= 1, "send 1 or more, or leave it out for all"),
+        "threshold": (
+            lambda value: type(value) in (int, float) and 0 <= value <= 1,
+            "send a probability from 0 to 1, or leave it out for the model's own",
+        ),
+        "fast_path": (lambda value: value in ("on", "off"), 'send "on" or "off"'),
+        "method": (lambda value: value in METHODS, f"send one of {', '.join(METHODS)}"),
+        "budget": (lambda value: type(value) is int and 0 <= value <= most, f"send 0 to {most} passes a post"),
+    }
+    for name, (test, mend) in tests.items():
+        if name in options and not test(options[name]):
+            raise RequestError(422, f"{name} has a value that is not allowed", name, mend)
+    return {"budget": most, **options, "fast_path": options.get("fast_path", "on") == "on"}
 
 
-def _number(text: str) -> int | str:
-    return int(text) if text.isdecimal() and len(text) < 10 else text
+def _number(text: str) -> int | float | str:
+    """A form's field as JSON would have it."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _known(values: Mapping[str, Any], known: Sequence[str], prefix: str) -> None:
@@ -280,5 +238,13 @@ def _known(values: Mapping[str, Any], known: Sequence[str], prefix: str) -> None
         raise RequestError(422, "the key is not known", prefix + unknown[0], f"known here: {', '.join(known)}")
 
 
-def _tensor(name: str, datatype: str, shape: list[int], data: list[Any]) -> dict[str, Any]:
-    return {"name": name, "shape": shape, "datatype": datatype, "data": data}
+def _tensor(name: str, answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One output tensor, row by row."""
+    shape = [len(answers)]
+    if name in ("labels", "probabilities"):
+        rows = [answer["probabilities"] for answer in answers]
+        data = [item for row in rows for item in (row if name == "labels" else row.values())]
+        shape.append(len(rows[0]))
+    else:
+        data = [answer[name] for answer in answers]
+    return {"name": name, "shape": shape, "datatype": TENSOR_TYPES[name], "data": data}

@@ -9,14 +9,16 @@ import numpy as np
 import torch
 
 from handlers.model import Classifier
+from handlers.settings import PRECISIONS
 from handlers.text import pad
 
 
 class TorchEngine:
-    """Runs the classifier of a bundle in float32 on `device`."""
+    """Runs the classifier of a bundle on `device`."""
 
-    def __init__(self, bundle: Path, device: str | torch.device = "cpu") -> None:
-        self.model = Classifier.load(bundle).to(device)
+    def __init__(self, bundle: Path, device: str | torch.device = "cpu", precision: str = "float32") -> None:
+        """precision: one of PRECISIONS, of the weights and all that is computed; the logits are float32 again."""
+        self.model = Classifier.load(bundle).to(device, getattr(torch, PRECISIONS[precision]))
         self.device = torch.device(device)
         self.labels = self.model.config.labels
         self.max_tokens = self.model.config.max_tokens

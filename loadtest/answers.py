@@ -36,6 +36,8 @@ def wrong_prediction(status: int, body: bytes, labels: Collection[str]) -> str |
         return "the probabilities do not sum to 1"
     if label not in probabilities or probabilities[label] < max(probabilities.values()):
         return "the label is not the most probable one"
+    if type(answer.get("abstained", False)) is not bool:
+        return "abstained is neither true nor false"
     model = answer.get("model")
     if not isinstance(model, dict) or not model.get("version"):
         return "the version is missing"
@@ -57,7 +59,9 @@ def wrong_explanation(status: int, body: bytes, labels: Collection[str]) -> str 
     answer = _parse(body)
     if status != 200:
         return failure(status, answer)
-    if not isinstance(answer, dict) or not isinstance(answer.get("explanation"), dict):
+    explanation = answer.get("explanation") if isinstance(answer, dict) else None
+    words = explanation.get("contributions") if isinstance(explanation, dict) else None
+    if not (isinstance(words, list) and all(map(_is_contribution, words))):
         return "the answer holds no explanation"
     return wrong_prediction(status, body, labels)
 
@@ -81,3 +85,8 @@ def _parse(body: bytes) -> Any:
 
 def _is_share(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value <= 1
+
+
+def _is_contribution(value: Any) -> bool:
+    fields = value if isinstance(value, dict) else {}
+    return isinstance(fields.get("word"), str) and type(fields.get("value")) in (int, float)

@@ -54,6 +54,9 @@ def export_onnx(bundle: Path, target: Path, opset: int) -> None:
     proto = program.model_proto
     # The exporter's shape notes contradict what quantisation infers anew.
     del proto.graph.value_info[:]
+    # Its notes on where in the source a node came from name folders of this machine: elsewhere, other bytes.
+    for part in (proto.graph, *proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+        del part.metadata_props[:]
     metadata = {
         "labels": json.dumps(model.config.labels),
         "max_tokens": str(model.config.max_tokens),

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from handlers.fusion import Fusion
 from stages.presets import Preset
 
 _PAGE = """\
@@ -21,10 +22,14 @@ the linear model is sure enough, it may answer alone.
 official test split for the figures below.
 
 ## Results
-| | accuracy | macro-F1 |
-| --- | --- | --- |
-| this model | {accuracy:.4f} | {macro_f1:.4f} |
-| linear baseline | {baseline_accuracy:.4f} | {baseline_macro_f1:.4f} |
+On the test split, with 95% bootstrap intervals where one was computed:
+
+| | this model | 95% interval | linear baseline |
+| --- | --- | --- | --- |
+{figures}
+
+`ece` is the expected calibration error, `top3` the share of posts whose class is among the three most probable,
+`fast_share` the share that the linear model answers alone. Less the baseline, paired: {gain}.
 
 The figures are of the PyTorch variant. An ONNX variant is compared with it when it is exported.
 
@@ -33,7 +38,7 @@ Routing, tagging and research on texts that resemble the training data: English,
 A person should be able to correct what it decides.
 
 ## Limits
-- It knows its {count} classes only and always names one of them, however foreign the text.
+- It knows its {count} classes only and names one of them, however foreign the text. {abstention}
 - The posts date from 1993: names, products and language have moved on since, and the authors were no cross-section of
   any population.
 - The transformer reads only the beginning of a long post (an answer says `truncated`); the linear part reads all of it.
@@ -49,14 +54,15 @@ def model_card(
     version: str,
     labels: list[str],
     encoder: Preset,
+    fusion: Fusion,
     facts: dict[str, Any],
     posts: dict[str, int],
     scores: dict[str, Any],
 ) -> str:
     """The card as Markdown (format: https://huggingface.co/docs/hub/model-cards).
 
-    encoder: the checkpoint that was fine-tuned. facts: `source.json` of the fetch stage. posts: how many of each split
-    were used. scores: `quality.json`.
+    encoder: the checkpoint that was fine-tuned. fusion: of the bundle. facts: `source.json` of the fetch stage. posts:
+    how many of each split were used. scores: `quality.json`.
     """
     test, baseline = scores["selected"]["test"], scores["baseline"]["test"]
     corpus, checkpoint = facts["corpus"], facts["checkpoints"][scores["selected"]["name"]]
@@ -93,10 +99,32 @@ def model_card(
         source=corpus["version"],
         digest=corpus["content_sha256"],
         **posts,
-        accuracy=test["accuracy"],
-        macro_f1=test["macro_f1"],
-        baseline_accuracy=baseline["accuracy"],
-        baseline_macro_f1=baseline["macro_f1"],
+        figures=_figures(test, baseline),
+        gain=_gain(scores["selected"]["over_wide"]),
+        abstention=_abstention(fusion),
         classes="\n".join(f"- {label}" for label in labels),
     )
     return f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n\n{page}"
+
+
+def _figures(test: dict[str, Any], baseline: dict[str, Any]) -> str:
+    """Rows of a table: every figure, its interval (under its name with `_95`), and the baseline's where it is known."""
+    rows = []
+    for name, value in test.items():
+        if name.endswith("_95"):
+            continue
+        interval = " to ".join(f"{bound:.4f}" for bound in test.get(f"{name}_95", ()))
+        compared = f"{baseline[name]:.4f}" if name in baseline else ""
+        rows.append(f"| {name} | {value:.4f} | {interval} | {compared} |")
+    return "\n".join(rows)
+
+
+def _gain(over: dict[str, Any]) -> str:
+    gains = ((name, over[name], over[f"{name}_95"]) for name in ("accuracy", "macro_f1"))
+    return ", ".join(f"{value:+.4f} {name} ({low:+.4f} to {high:+.4f})" for name, value, (low, high) in gains)
+
+
+def _abstention(fusion: Fusion) -> str:
+    if not fusion.reject:
+        return "It never abstains, unless a request sets a `threshold`."
+    return f"Under a probability of {fusion.reject:.4f} it says `abstained`, unless a request sets another `threshold`."

@@ -6,16 +6,18 @@ import importlib.metadata
 import json
 import logging
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from handlers.fusion import Fusion
+from handlers.schema import PROVENANCE_FILE
 from stages.archive import build_archive
 from stages.files import read_json, replacing, sha256, write_json
 from stages.model_card import model_card
 from stages.params import load
 from stages.paths import METRICS, MODEL_STORE, ONNX, RAW, SELECTED
-from stages.presets import PRESETS
+from stages.presets import PRESETS, Preset
 from stages.stage import StageError, stage
 
 # The code that ships is the code beside this module, wherever the stage is started.
@@ -23,9 +25,18 @@ PROJECT = Path(__file__).resolve().parents[1]
 HANDLERS = PROJECT / "handlers"
 MODEL_CONFIG = PROJECT / "serve" / "newsgroups.yaml"
 
+LICENCES = PROJECT / "stages" / "licences"
+
 # What every variant reads of the bundle, besides its weights.
-BUNDLE = ("config.json", "cleaning.json", "tokenizer.json", "linear-terms.txt", "linear.safetensors", "fusion.json")
-SHARED_MODULES = ("__init__.py", "fusion.py", "linear.py", "predictor.py", "requests.py", "text.py")
+BUNDLE = (
+    "config.json",
+    "cleaning.json",
+    "drift.json",
+    "tokenizer.json",
+    "linear-terms.txt",
+    "linear.safetensors",
+    "fusion.json",
+)
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "onnxruntime-gpu", "numpy")
 
 log = logging.getLogger(__name__)
@@ -33,34 +44,34 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Variant:
-    """One archive: its entry module, what else it imports of the handlers, and the file that holds its weights."""
+    """One archive: its entry module and the file that holds its weights."""
 
     entry: str
-    modules: tuple[str, ...]
     weights: str
 
 
-TORCH = Variant("newsgroups.py", ("config.py", "model.py", "torch_engine.py"), "model.safetensors")
-# The ONNX entry derives from the other one, which therefore goes into the package too.
-GRAPH = Variant("newsgroups_onnx.py", ("newsgroups.py", "onnx_engine.py"), "model.onnx")
+TORCH = Variant("newsgroups.py", "model.safetensors")
+GRAPH = Variant("newsgroups_onnx.py", "model.onnx")
 VARIANTS = {"newsgroups": TORCH, "newsgroups-onnx": GRAPH, "newsgroups-onnx-int8": GRAPH}
 OPTIONAL = ("newsgroups-onnx-int8",)
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What earlier stages wrote down: `source.json`, posts of each split, `quality.json`."""
+    """What earlier stages wrote down (`source.json`, posts of each split, `quality.json`), and the parameters that
+    shaped the model."""
 
     source: dict[str, Any]
     posts: dict[str, int]
     quality: dict[str, Any]
+    params: dict[str, Any]
 
     @classmethod
-    def read(cls, source: Path, counts: Path, quality: Path) -> Facts:
+    def read(cls, source: Path, counts: Path, quality: Path, params: dict[str, Any]) -> Facts:
         """Raises StageError where a file is missing."""
         for path in (source, counts, quality):
             _require(path)
-        return cls(read_json(source), read_json(counts)["posts"], read_json(quality))
+        return cls(read_json(source), read_json(counts)["posts"], read_json(quality), params)
 
 
 def package(selected: Path, onnx: Path, facts: Facts, version: str, store: Path) -> dict[str, Any]:
@@ -84,26 +95,47 @@ def package(selected: Path, onnx: Path, facts: Facts, version: str, store: Path)
 
 
 def _pack(target: Path, variant: Variant, weights: Path, bundle: Path, facts: Facts, version: str) -> None:
-    """One archive, with the two files that are written for it alone."""
-    modules = {f"handlers/{module}": HANDLERS / module for module in (*SHARED_MODULES, *variant.modules)}
+    """One archive, with the files that are written for it alone."""
+    modules = {f"handlers/{path.name}": path for path in sorted(HANDLERS.glob("*.py"))}
     model = {name: bundle / name for name in BUNDLE} | {variant.weights: weights}
     entry = HANDLERS / variant.entry
-    for path in (*modules.values(), *model.values(), entry, MODEL_CONFIG):
+    for path in (*model.values(), entry, MODEL_CONFIG):
         _require(path)
+    code = {**modules, entry.name: entry, MODEL_CONFIG.name: MODEL_CONFIG}
     provenance = {
         "data": facts.source,
+        "params": facts.params,
         "model": {name: sha256(path) for name, path in sorted(model.items())},
-        "code": {name: sha256(path) for name, path in sorted({**modules, entry.name: entry}.items())},
+        "code": {name: sha256(path) for name, path in sorted(code.items())},
         "packages": {name: release(name) for name in PACKAGES},
     }
-    labels = read_json(bundle / "config.json")["labels"]
+    labels, fusion = read_json(bundle / "config.json")["labels"], Fusion.load(bundle)
+    encoder = PRESETS[facts.quality["selected"]["name"]]
+    card = model_card(target.stem, version, labels, encoder, fusion, facts.source, facts.posts, facts.quality)
+    written = {
+        "MODEL_CARD.md": card,
+        "LICENCES.md": licences(encoder, facts.source),
+        PROVENANCE_FILE: json.dumps(provenance, indent=1, sort_keys=True) + "\n",
+    }
     with tempfile.TemporaryDirectory() as folder:
-        card, origin = Path(folder, "MODEL_CARD.md"), Path(folder, "provenance.json")
-        encoder = PRESETS[facts.quality["selected"]["name"]]
-        page = model_card(target.stem, version, labels, encoder, facts.source, facts.posts, facts.quality)
-        card.write_text(page, encoding="utf-8")
-        origin.write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        build_archive(target, version, entry, MODEL_CONFIG, modules | model | {card.name: card, origin.name: origin})
+        files = {name: Path(folder, name) for name in written}
+        for name, text in written.items():
+            files[name].write_text(text, encoding="utf-8")
+        build_archive(target, version, entry, MODEL_CONFIG, modules | model | files)
+
+
+def licences(encoder: Preset, source: dict[str, Any]) -> str:
+    """Whose work an archive holds, and on which terms: Markdown, with the text of the checkpoint's licence."""
+    text = (LICENCES / f"{encoder.licence}.txt").read_text(encoding="utf-8")
+    return f"""\
+# Licences
+
+- Transformer weights and tokenizer, fine-tuned here from `{encoder.repository}`: {encoder.licence}, its text below.
+- The linear part was trained on 20 Newsgroups, which states no licence of its own; no post is in this archive.
+- Training posts were augmented with WordNet ({source["wordnet"]["licence"]}); nothing of it is in this archive.
+
+## {encoder.licence}
+{text}"""
 
 
 def release(name: str) -> str:
@@ -119,9 +151,19 @@ def _require(path: Path) -> None:
 def main() -> None:
     """Entry of the stage."""
     with stage("package"):
-        version = load().package.version
-        facts = Facts.read(RAW / "source.json", METRICS / "data.json", METRICS / "quality.json")
-        summary = package(SELECTED, ONNX, facts, version, MODEL_STORE)
+        params = load()
+        shaping = {
+            "seed": params.seed,
+            "data": asdict(params.data),
+            "prepare": asdict(params.prepare),
+            "augment": asdict(params.augment),
+            "baseline": asdict(params.baseline),
+            "train": asdict(params.train),
+            "fuse": asdict(params.fuse),
+            "export": asdict(params.export),
+        }
+        facts = Facts.read(RAW / "source.json", METRICS / "data.json", METRICS / "quality.json", shaping)
+        summary = package(SELECTED, ONNX, facts, params.package.version, MODEL_STORE)
         write_json(METRICS / "package.json", summary)
 
 

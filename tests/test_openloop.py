@@ -19,6 +19,7 @@ from loadtest.posts import InputError, read_key, read_posts
 from stages.corpus import features
 
 GOOD = {"label": "a", "probabilities": {"a": 0.7, "b": 0.3}, "model": {"name": "m", "version": "1"}}
+EXPLANATION = {"method": "linear", "contributions": [{"position": 0, "word": "car", "value": 0.5}], "rest": 0.0}
 
 
 def body(**changes: object) -> bytes:
@@ -95,6 +96,7 @@ def test_a_right_answer() -> None:
         (body(probabilities={"a": "0.9"}), "not numbers"),
         (body(probabilities=None), "not numbers"),
         (body(probabilities={}), "do not sum|not the most"),
+        (body(abstained=None), "neither true nor false"),
         (body(model={"name": "m"}), "version is missing"),
         (b"[]", "no JSON object"),
         (b"\xff", "no JSON object"),
@@ -114,8 +116,11 @@ def test_a_bad_request_must_be_refused_in_our_own_words() -> None:
 
 
 def test_an_explanation() -> None:
-    assert wrong_explanation(200, body(explanation={"method": "linear"}), ("a", "b")) is None
+    assert wrong_explanation(200, body(explanation=EXPLANATION), ("a", "b")) is None
     assert wrong_explanation(200, body(), ("a", "b")) == "the answer holds no explanation"
+    for words in (None, {}, ["car"], [{"word": "car"}], [{"word": 1, "value": 1}], [{"word": "a", "value": "1"}]):
+        answer = body(explanation={"method": "linear", "contributions": words})
+        assert wrong_explanation(200, answer, ("a", "b")) == "the answer holds no explanation"
 
 
 def test_failures_say_the_mend() -> None:

@@ -1,39 +1,70 @@
-"""Archives: the same bytes from the same contents, no pickle, and a worker that needs nothing else of ours."""
+"""Archives: the same bytes from the same contents, no pickle, nothing volatile, a worker that needs nothing else."""
 
 from __future__ import annotations
 
+import ast
+import getpass
 import json
 import os
 import pickletools
+import re
 import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import onnx as onnx_format
 import pytest
+import safetensors.numpy
 import yaml
+from packaging.requirements import Requirement
 
 from stages.files import sha256
-from stages.package import BUNDLE, PROJECT, Facts, package
+from stages.package import BUNDLE, PROJECT, Facts, package, release
 from stages.stage import StageError
 
-SCORES = {"test": {"accuracy": 0.9, "macro_f1": 0.89}}
+SCORES = {"test": {"accuracy": 0.9, "accuracy_95": [0.87, 0.93], "macro_f1": 0.89, "ece": 0.03}}
+GAIN = {"accuracy": 0.02, "accuracy_95": [0.01, 0.03], "macro_f1": 0.01, "macro_f1_95": [-0.01, 0.03]}
 FACTS = Facts(
     source={
         "corpus": {"version": "corpus==1", "content_sha256": "c" * 64},
         "checkpoints": {"minilm": {"version": "checkpoint==2"}},
+        "wordnet": {"licence": "WordNet 3.0 license"},
     },
     posts={"train": 7, "validation": 2, "test": 3},
-    quality={"selected": {"name": "minilm", **SCORES}, "baseline": SCORES},
+    quality={
+        "selected": {"name": "minilm", **SCORES, "over_wide": GAIN},
+        "baseline": {"test": {"accuracy": 0.88, "macro_f1": 0.88}},
+    },
+    params={"seed": 20, "train": {"epochs": 2}},
 )
 
-# What TorchServe's worker does with an unpacked archive, its folder the only one of ours that Python knows.
+# What TorchServe's worker does with an unpacked archive, its folder the only one of ours that Python knows. Whatever it
+# opens to write, changes on disk or connects to is noted.
 WORKER = """
-import json, sys
+import json, os, sys
 from pathlib import Path
+
+touched = []
+
+def watch(event, arguments):
+    if event == "open":
+        path, mode, flags = arguments
+        if isinstance(path, int) or path == os.devnull or not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            return
+    elif event not in ("os.mkdir", "os.remove", "os.rename", "os.link", "os.symlink", "os.truncate", "os.chmod",
+                       "socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto"):
+        return
+    touched.append(f"{event} {arguments}")
+    if event.startswith("socket"):
+        raise OSError("this machine has no network")
+
+sys.addaudithook(watch)
 from ts.context import RequestProcessor
 from ts.model_loader import ModelLoaderFactory
 
@@ -42,10 +73,26 @@ sys.path.insert(0, folder)
 manifest = json.loads(Path(folder, "MAR-INF", "MANIFEST.json").read_text())["model"]
 service = ModelLoaderFactory.get_model_loader().load(manifest["modelName"], folder, manifest["handler"], None, 16)
 context = service.context
-context.request_processor = [RequestProcessor({"body": {"content-type": "application/json"}})]
-[body] = service._entry_point([{"body": {"text": "the rocket reached orbit", "fast_path": "off"}}], context)
-imported = [name for name in ("transformers", "handlers.torch_engine", "onnxruntime", "stages") if name in sys.modules]
-print(json.dumps({"answer": json.loads(body), "imported": imported, "config": context.model_yaml_config}))
+rows = [{"text": "the rocket reached orbit", "fast_path": "off"}, {"text": "the rocket"}, None]
+headers = [{}, {"explain": "True"}, {"describe": "True"}]
+kind = {"body": {"content-type": "application/json"}}
+context.request_processor = [RequestProcessor(kind | more) for more in headers]
+bodies = service._entry_point([{"body": row} for row in rows], context)
+known = ("sklearn", "datasets", "shap", "lime", "matplotlib", "pandas", "nltk", "dvc", "stages", "transformers",
+         "handlers.model", "handlers.torch_engine", "onnxruntime")
+print(json.dumps({"bodies": [json.loads(body) for body in bodies], "touched": touched,
+                  "imported": [name for name in known if name in sys.modules], "config": context.model_yaml_config}))
+"""
+
+# Another machine, as far as a build can notice: another process, folder, time zone, locale, mask and order of hashes.
+BUILDER = """
+import os, sys
+from pathlib import Path
+from stages.package import Facts, package
+
+os.umask(0o077)
+bundle, onnx, store, facts = sys.argv[1:]
+package(Path(bundle), Path(onnx), Facts(**__import__("json").loads(facts)), "1.0", Path(store))
 """
 
 
@@ -84,18 +131,40 @@ def test_other_folders_times_and_order_and_a_build_beside_it_give_the_same_bytes
         copy.chmod(0o600)
         os.utime(copy, (number * 1e8, number * 1e8))
     stores = [tmp_path / "elsewhere" / "store", tmp_path / "another store"]
-    # At the same time, because the archiver by itself stages both under one name.
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda folder: package(bundle, onnx, FACTS, "1.0", folder), stores))
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    # At the same time and with one temporary folder, because the archiver by itself stages both under one name there.
+    changed = {
+        "TMPDIR": str(temporary),
+        "SOURCE_DATE_EPOCH": "1",
+        "TZ": "Asia/Tokyo",
+        "LC_ALL": "C",
+        "PYTHONPATH": str(PROJECT),
+    }
+    arguments = [str(bundle), str(onnx)], [json.dumps(asdict(FACTS))]
+    builds = [
+        subprocess.Popen(
+            [sys.executable, "-c", BUILDER, *arguments[0], str(folder), *arguments[1]],
+            cwd=tmp_path,
+            env=os.environ | changed | {"PYTHONHASHSEED": seed},
+        )
+        for folder, seed in zip(stores, "12", strict=True)
+    ]
+    assert [build.wait() for build in builds] == [0, 0]
     hashes = {path.name: sha256(path) for path in store.iterdir()}
     for again in stores:
         assert {path.name: sha256(path) for path in again.iterdir()} == hashes
+    assert not list(temporary.iterdir())
+
+
+def members_of(archive: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(archive) as opened:
+        return {info.filename: opened.read(info) for info in opened.infolist()}
 
 
 @pytest.mark.parametrize("name", ["newsgroups", "newsgroups-onnx"])
 def test_contents(store: Path, tiny_bundle: Path, name: str) -> None:
-    with zipfile.ZipFile(store / f"{name}.mar") as archive:
-        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    members = members_of(store / f"{name}.mar")
     assert list(members) == sorted(members)
     entry = name.replace("-", "_") + ".py"
     manifest = json.loads(members["MAR-INF/MANIFEST.json"])
@@ -109,10 +178,55 @@ def test_contents(store: Path, tiny_bundle: Path, name: str) -> None:
     assert set(BUNDLE) < members.keys()
     weights = {"model.safetensors", "model.onnx"} & members.keys()
     assert weights == {"model.onnx" if name.endswith("onnx") else "model.safetensors"}
-    assert not [path for path in members if path.endswith((".pyc", ".pkl", ".pt", ".bin")) or "__pycache__" in path]
-    assert not [path for path, content in members.items() if _is_pickle(content)]
     _check_provenance(members, tiny_bundle)
     _check_card(members, name)
+    assert "apache-2.0, its text below" in members["LICENCES.md"].decode()
+    assert "TERMS AND CONDITIONS FOR USE, REPRODUCTION, AND DISTRIBUTION" in members["LICENCES.md"].decode()
+
+
+# How every kind of member is read; none of them can carry a pickle that any reader of ours would run.
+READERS: dict[str, Any] = {
+    ".py": lambda content: ast.parse(content.decode()),
+    ".json": json.loads,
+    ".yaml": yaml.safe_load,
+    ".md": bytes.decode,
+    ".txt": bytes.decode,
+    ".safetensors": safetensors.numpy.load,
+    ".onnx": lambda content: onnx_format.checker.check_model(onnx_format.load_from_string(content)),
+}
+
+
+@pytest.mark.parametrize("name", ["newsgroups", "newsgroups-onnx"])
+def test_every_member_is_of_a_kind_that_holds_no_pickle(store: Path, name: str) -> None:
+    for path, content in members_of(store / f"{name}.mar").items():
+        READERS[Path(path).suffix](content)
+        assert not _is_pickle(content), path
+        if path.endswith(".py"):
+            nodes = list(ast.walk(ast.parse(content.decode())))
+            imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+            imported |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+            assert not imported & {"pickle", "marshal", "shelve", "dill", "joblib"}, path
+            assert b"torch.load" not in content, path
+
+
+@pytest.mark.parametrize("name", ["newsgroups", "newsgroups-onnx"])
+def test_nothing_inside_tells_where_or_when_it_was_built(store: Path, tiny_bundle: Path, name: str) -> None:
+    here = [
+        str(PROJECT),
+        str(store.parent),
+        str(tiny_bundle.parent),
+        str(Path.home()),
+        sys.prefix,
+        tempfile.gettempdir(),
+    ]
+    here += [socket.gethostname(), f"/home/{getpass.getuser()}", "site-packages"]
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    volatile = [re.escape(word).encode() for word in [*here, commit.stdout.strip()] if len(word) > 2]
+    volatile += [rb"createdOn", rb"20[2-9]\d-[01]\d-[0-3]\d"]
+    for path, content in members_of(store / f"{name}.mar").items():
+        # Weights are numbers: a short name may stand in them by chance.
+        found = None if path.endswith(".safetensors") else re.search(b"|".join(volatile), content)
+        assert not found, f"{path} holds {found}"
 
 
 def _is_pickle(content: bytes) -> bool:
@@ -127,7 +241,7 @@ def _is_pickle(content: bytes) -> bool:
         return False
 
 
-def test_the_pickle_detector_detects(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_the_detector_of_pickles_detects(tiny_bundle: Path, tmp_path: Path) -> None:
     import pickle
 
     import torch
@@ -141,9 +255,13 @@ def test_the_pickle_detector_detects(tiny_bundle: Path, tmp_path: Path) -> None:
 def _check_provenance(members: dict[str, bytes], bundle: Path) -> None:
     provenance = json.loads(members["provenance.json"])
     assert provenance["data"] == FACTS.source
+    assert provenance["params"] == FACTS.params
     assert provenance["model"]["fusion.json"] == sha256(bundle / "fusion.json")
-    assert provenance["code"].keys() == {path for path in members if path.endswith(".py")}
+    # With the card, the licences and itself, that is all there is.
+    written = {"MAR-INF/MANIFEST.json", "MODEL_CARD.md", "LICENCES.md", "provenance.json"}
+    assert provenance["code"].keys() | provenance["model"].keys() == members.keys() - written
     assert provenance["code"]["handlers/text.py"] == sha256(PROJECT / "handlers" / "text.py")
+    assert provenance["packages"]["numpy"] == release("numpy")
 
 
 def _check_card(members: dict[str, bytes], name: str) -> None:
@@ -152,23 +270,64 @@ def _check_card(members: dict[str, bytes], name: str) -> None:
     assert card["license"] == "apache-2.0" and card["pipeline_tag"] == "text-classification"
     [result] = card["model-index"][0]["results"]
     assert [metric["value"] for metric in result["metrics"]] == [0.9, 0.89]
-    assert f"# {name} 1.0" in page and "| this model | 0.9000 | 0.8900 |" in page
+    assert f"# {name} 1.0" in page
+    assert "| accuracy | 0.9000 | 0.8700 to 0.9300 | 0.8800 |" in page
+    assert "| ece | 0.0300 |  |  |" in page
+    assert "+0.0100 macro_f1 (-0.0100 to +0.0300)" in page
+    assert "It never abstains" in page
 
 
 @pytest.mark.parametrize("name", ["newsgroups", "newsgroups-onnx"])
-def test_a_worker_serves_the_unpacked_archive(store: Path, tmp_path: Path, name: str) -> None:
+def test_a_worker_serves_the_unpacked_archive_and_touches_nothing_else(store: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "unpacked"
     with zipfile.ZipFile(store / f"{name}.mar") as archive:
-        archive.extractall(tmp_path)
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    command = [sys.executable, "-P", "-c", WORKER, str(tmp_path)]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        archive.extractall(folder)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o555)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    # What PyTorch and ONNX Runtime were told in this process must not help them in that one.
+    inherited = ("PYTHONPATH", "TORCHINDUCTOR_CACHE_DIR", "ORT_DISABLE_TELEMETRY")
+    environment = {key: value for key, value in os.environ.items() if key not in inherited} | {"TMPDIR": str(scratch)}
+    # Without -B Python itself would try to keep its compiled modules, which a read-only folder makes it give up.
+    command = [sys.executable, "-P", "-B", "-c", WORKER, str(folder)]
+    try:
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    finally:
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o755)
     assert done.returncode == 0, done.stderr
     reply: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    assert reply["answer"]["model"] == {"name": name, "version": "1.0"}
-    assert reply["answer"]["path"] == "full"
+    # PyTorch makes an empty folder where temporary files go, and Python tries whether it may write there.
+    assert [change for change in reply["touched"] if str(scratch) not in change] == []
+    assert [path for path in scratch.rglob("*") if path.is_file()] == []
+    answer, explained, described = reply["bodies"]
+    assert answer["model"] == {"name": name, "version": "1.0"}
+    assert answer["path"] == "full"
+    assert explained["explanation"]["contributions"]
+    assert described["provenance"]["params"] == FACTS.params
     assert reply["config"]["maxWorkers"] == 1
-    expected = ["onnxruntime"] if name.endswith("onnx") else ["transformers", "handlers.torch_engine"]
+    expected = ["onnxruntime"] if name.endswith("onnx") else ["transformers", "handlers.model", "handlers.torch_engine"]
     assert reply["imported"] == expected
+
+
+def test_importing_a_handler_loads_no_engine() -> None:
+    code = (
+        "import sys, handlers.newsgroups; print(sorted({'torch', 'transformers', 'onnxruntime'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_serving_machine_needs_a_subset() -> None:
+    def pins(path: Path) -> dict[str, Requirement]:
+        lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
+        return {item.name.lower(): item for item in map(Requirement, filter(None, lines))}
+
+    project, serving = pins(PROJECT / "requirements.txt"), pins(PROJECT / "serve" / "requirements.txt")
+    assert {name: item.specifier for name, item in serving.items()} == {
+        name: item.specifier for name, item in project.items() if name in serving
+    }
 
 
 def test_a_missing_file_is_named(tiny_bundle: Path, onnx: Path, tmp_path: Path) -> None:
@@ -179,4 +338,4 @@ def test_a_missing_file_is_named(tiny_bundle: Path, onnx: Path, tmp_path: Path) 
         package(bundle, onnx, FACTS, "1.0", tmp_path / "store")
     assert not list(tmp_path.glob("*store*"))
     with pytest.raises(StageError, match=r"quality\.json is missing"):
-        Facts.read(bundle / "config.json", bundle / "config.json", tmp_path / "quality.json")
+        Facts.read(bundle / "config.json", bundle / "config.json", tmp_path / "quality.json", {})

@@ -16,7 +16,7 @@ FIRST_PARTY = ("handlers", "loadtest", "stages")
 USED = {
     "check": ["params.yaml"],
     "fetch": ["${data.path}"],
-    "package": ["handlers", "serve/newsgroups.yaml"],
+    "package": ["handlers", "serve/newsgroups.yaml", "stages/licences"],
     "benchmark": ["loadtest", "serve/config.properties", "serve/java.py", "serve/ready.py"],
 }
 

@@ -1,4 +1,4 @@
-"""What a client may send: every accepted form, every refusal with its code and field, and arbitrary input."""
+"""What a client may send: every accepted form, mails, every refusal with its code and field, and arbitrary input."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.requests import MAX_CHARACTERS, MAX_POSTS, OPTIONS, Request, RequestError, parse
+from handlers.errors import RequestError
+from handlers.explaining import DEFAULT, METHODS
+from handlers.requests import MAX_CHARACTERS, MAX_PASSES, MAX_POSTS, OPTIONS, TENSOR_TYPES, Request, parse
 
 JSON = "application/json"
 MODEL = {"name": "m", "version": "2"}
 
 
 def received(
-    value: Any, media: str = "", key: str = "body", header: str | None = None, **more: Any
+    value: Any, media: str = "", key: str = "body", header: str | None = None, explain: bool = False, **more: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A row and its headers, the way TorchServe's worker hands them over."""
     content_type = {} if header is None else {"Content-Type": header}
-    return {**more, key: value}, {key: {"content-type": media}} | content_type
+    return {**more, key: value}, {key: {"content-type": media}} | content_type | (
+        {"explain": "True"} if explain else {}
+    )
 
 
 def refusal(*arguments: Any, **more: Any) -> RequestError:
@@ -50,6 +54,11 @@ def refusal(*arguments: Any, **more: Any) -> RequestError:
             received({"inputs": [{"name": "t", "shape": [1, 1], "datatype": "BYTES", "data": ["a post"]}]}, JSON),
             "tensors",
         ),
+        (
+            received({"inputs": [{"name": "t", "shape": [1, 1], "datatype": "BYTES", "data": [["a post"]]}]}, JSON),
+            "tensors",
+        ),
+        (received(bytearray(b"\na post"), "message/rfc822"), "single"),
     ],
 )
 def test_every_form_of_a_body(row: tuple[dict[str, Any], dict[str, Any]], form: str) -> None:
@@ -83,7 +92,31 @@ def test_options_from_json_form_and_tensor_parameters() -> None:
     assert parse(*form) == Request(("a",), "single", top_k=3, fast_path=False)
     tensor = {"name": "t", "shape": [2], "datatype": "BYTES", "data": ["a", "b"]}
     request = parse(*received({"id": "7", "inputs": [tensor], "parameters": {"top_k": 1}}, JSON))
-    assert request == Request(("a", "b"), "tensors", top_k=1, identity="7")
+    assert request == Request(("a", "b"), "tensors", top_k=1, budget=MAX_PASSES // 2, identity="7")
+    request = parse(*received({"inputs": [tensor], "outputs": [{"name": "path"}, {"name": "label"}]}, JSON))
+    assert request.outputs == ("path", "label")
+
+
+def test_threshold_and_null() -> None:
+    assert parse(*received({"text": "a", "threshold": 1, "top_k": None, "method": None}, JSON)).threshold == 1
+    assert parse(*received(bytearray(b"a"), key="text", threshold=bytearray(b"0.25"))).threshold == 0.25
+    assert parse(*received({"text": "a"}, JSON)).threshold is None
+
+
+def test_options_of_explanations() -> None:
+    plain = parse(*received({"text": "a"}, JSON, explain=True))
+    assert (plain.explain, plain.method, plain.budget) == (True, DEFAULT, MAX_PASSES)
+    chosen = parse(*received({"text": ["a", "b"], "method": METHODS[-1], "budget": 7}, JSON, explain=True))
+    assert (chosen.method, chosen.budget) == (METHODS[-1], 7)
+    # The posts of one request share what one request may cost.
+    assert parse(*received(["a"] * 64, JSON, explain=True)).budget == MAX_PASSES // 64
+    assert refusal({"text": ["a", "b"], "budget": MAX_PASSES // 2 + 1}, JSON, explain=True).field == "budget"
+    for bad in ({"method": "magic"}, {"method": []}, {"budget": -1}, {"budget": 1.5}, {"budget": MAX_PASSES + 1}):
+        error = refusal({"text": "a"} | bad, JSON, explain=True)
+        assert (error.code, error.field) == (422, *bad)
+    for unused in ({"method": DEFAULT}, {"budget": 3}):
+        error = refusal({"text": "a"} | unused, JSON)
+        assert (error.code, error.field) == (422, *unused)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +138,9 @@ def test_options_from_json_form_and_tensor_parameters() -> None:
         ({"text": "a", "topk": 3}, JSON, 422, "topk"),
         ({"text": "a", "top_k": 0}, JSON, 422, "top_k"),
         ({"text": "a", "top_k": True}, JSON, 422, "top_k"),
+        ({"text": "a", "threshold": 1.01}, JSON, 422, "threshold"),
+        ({"text": "a", "threshold": float("nan")}, JSON, 422, "threshold"),
+        ({"text": "a", "threshold": True}, JSON, 422, "threshold"),
         ({"text": "a", "fast_path": False}, JSON, 422, "fast_path"),
         ({"text": "a", "fast_path": []}, JSON, 422, "fast_path"),
         ({"instances": "a"}, JSON, 422, "instances"),
@@ -114,6 +150,13 @@ def test_options_from_json_form_and_tensor_parameters() -> None:
         ({"inputs": [{"datatype": "FP32"}]}, JSON, 422, "inputs[0].datatype"),
         ({"inputs": [{"datatype": "BYTES", "data": ["a"], "shape": [2]}]}, JSON, 422, "inputs[0].shape"),
         ({"inputs": [], "id": 3}, JSON, 422, "id"),
+        ({"inputs": [], "parameters": {"topk": 3}}, JSON, 422, "parameters.topk"),
+        ({"inputs": [], "outputs": []}, JSON, 422, "outputs"),
+        ({"inputs": [], "outputs": [{"name": "logits"}]}, JSON, 422, "outputs[0].name"),
+        (bytearray(b"Content-Type: text/html\n\n<p>a</p>"), "message/rfc822", 422, "body"),
+        (bytearray(b"Subject: 1\n\n2"), "message/rfc822", 422, "body"),
+        (bytearray(b"\n\xff"), "message/rfc822", 415, "body"),
+        (bytearray(b"\n" * 400_000), "message/rfc822", 413, "body"),
         (["a"] * (MAX_POSTS + 1), JSON, 413, "body"),
         ("a" * (MAX_CHARACTERS + 1), "text/plain", 413, "body"),
     ],
@@ -128,6 +171,8 @@ def test_other_refusals() -> None:
     assert refusal("a", "text/plain", header="text/plain; charset=klingon").code == 415
     assert refusal("a", "text/plain", header="text/plain; charset=punycode").code == 415
     assert refusal(bytearray(b"a"), key="data", top_k=bytearray(b"many")).field == "top_k"
+    assert refusal(bytearray(b"a"), key="data", topk=bytearray(b"3")).field == "topk"
+    assert refusal(bytearray(b"a"), key="data", text=bytearray(b"b")).field == "text"
     tensor = {"name": "t", "shape": [1], "datatype": "BYTES", "data": ["a"]}
     row, headers = received({"inputs": [tensor]}, JSON)
     with pytest.raises(RequestError) as caught:
@@ -141,24 +186,31 @@ def test_longest_allowed_post_and_list() -> None:
 
 
 def test_answers_go_back_in_the_form_of_the_request() -> None:
+    rest = {"abstained": False, "path": "full", "windows": 1, "tokens": 5, "truncated": False, "model": MODEL}
     answers = [
-        {"label": "x", "probabilities": {"x": 0.7, "y": 0.3}},
-        {"label": "y", "probabilities": {"y": 0.6, "x": 0.4}},
+        {"label": "x", "probabilities": {"x": 0.7, "y": 0.3}, **rest},
+        {"label": "y", "probabilities": {"y": 0.6, "x": 0.4}, **rest, "abstained": True},
     ]
     posts = ("a", "b")
     assert Request(posts[:1], "single").wrap(answers[:1], MODEL) == answers[0]
     assert Request(posts, "list").wrap(answers, MODEL) == answers
     assert Request(posts, "instances").wrap(answers, MODEL) == {"predictions": answers}
-    assert Request(posts, "tensors", identity="7").wrap(answers, MODEL) == {
+    tensors = Request(posts, "tensors", identity="7").wrap(answers, MODEL)
+    assert {key: tensors[key] for key in ("model_name", "model_version", "id")} == {
         "model_name": "m",
         "model_version": "2",
         "id": "7",
-        "outputs": [
-            {"name": "label", "shape": [2], "datatype": "BYTES", "data": ["x", "y"]},
-            {"name": "labels", "shape": [2, 2], "datatype": "BYTES", "data": ["x", "y", "y", "x"]},
-            {"name": "probabilities", "shape": [2, 2], "datatype": "FP64", "data": [0.7, 0.3, 0.6, 0.4]},
-        ],
     }
+    assert tensors["outputs"][:4] == [
+        {"name": "label", "shape": [2], "datatype": "BYTES", "data": ["x", "y"]},
+        {"name": "labels", "shape": [2, 2], "datatype": "BYTES", "data": ["x", "y", "y", "x"]},
+        {"name": "probabilities", "shape": [2, 2], "datatype": "FP64", "data": [0.7, 0.3, 0.6, 0.4]},
+        {"name": "abstained", "shape": [2], "datatype": "BOOL", "data": [False, True]},
+    ]
+    assert [output["name"] for output in tensors["outputs"]] == list(TENSOR_TYPES)
+    some = Request(posts, "tensors", outputs=("tokens",)).wrap(answers, MODEL)
+    assert some["outputs"] == [{"name": "tokens", "shape": [2], "datatype": "INT64", "data": [5, 5]}]
+    assert "id" not in some
 
 
 VALUES = st.recursive(
@@ -169,7 +221,10 @@ VALUES = st.recursive(
     ),
     max_leaves=8,
 )
-MEDIA = st.sampled_from(["", JSON, "text/plain", "text/html", "application/octet-stream", "image/png"]) | st.text()
+MEDIA = (
+    st.sampled_from(["", JSON, "text/plain", "text/html", "application/octet-stream", "image/png", "message/rfc822"])
+    | st.text()
+)
 
 
 @given(value=VALUES, media=MEDIA)

@@ -1,0 +1,25 @@
+"""The one shape of a refusal."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(eq=False)
+class RequestError(Exception):
+    """A request that gets no answer.
+
+    code: HTTP status; 400 malformed, 413 too long, 415 wrong type, 422 well-formed but unusable, 500 our own fault.
+    reason: what is wrong; one of a few fixed texts, for it is counted. field: the part of the request. mend: what to
+    send instead.
+    """
+
+    code: int
+    reason: str
+    field: str
+    mend: str
+
+    def body(self) -> dict[str, Any]:
+        """The error as it is sent."""
+        return asdict(self)

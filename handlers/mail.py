@@ -1,0 +1,99 @@
+"""Raw mails and news articles (RFC 5322, MIME): their subject and their plain text, whatever a sender made of them."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable
+from dataclasses import dataclass
+from email import message_from_bytes
+from email.errors import HeaderParseError
+from email.header import decode_header
+from email.message import Message
+from email.policy import Compat32
+
+# The parser tries every line against every boundary that is open, so their product is what a hostile mail costs.
+MAX_STEPS = 300_000
+# Of one header. The parser takes quadratic time over some of them; a real one that counts here is far shorter.
+MAX_HEADER = 2000
+
+
+class MailError(Exception):
+    """A mail that cannot be used. code: HTTP status. reason: what is wrong with it."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Mail:
+    """subject: decoded, in one line, empty where there is none. text: of the first plain part, transfer encoding
+    undone. charset: that the part declares, None for none."""
+
+    subject: str
+    text: bytes
+    charset: str | None
+
+
+class _Bounded(Compat32):
+    """The standard library's oldest policy, which leaves headers as they came, with a bound on their length."""
+
+    def header_source_parse(self, sourcelines: list[str]) -> tuple[str, str]:
+        name, value = super().header_source_parse(sourcelines)
+        return name, value[:MAX_HEADER]
+
+
+_POLICY = _Bounded()
+
+
+def read_mail(raw: bytes) -> Mail:
+    """Parse a mail. Raises MailError where it holds no plain text, or so many lines and parts that it would take long
+    to look for it."""
+    if raw.count(b"\n") * (1 + raw.lower().count(b"boundary")) > MAX_STEPS:
+        raise MailError(413, "the mail has too many lines or parts")
+    try:
+        message = message_from_bytes(raw, policy=_POLICY)
+        part = next((part for part in message.walk() if _is_text(part)), None)
+    except RecursionError:
+        raise MailError(413, "the mail has too many lines or parts") from None
+    # (A mail without headers is falsy.)
+    text = None if part is None else part.get_payload(decode=True)
+    if not isinstance(text, bytes):
+        raise MailError(422, "the mail has no part of plain text")
+    charset = part.get_content_charset()
+    return Mail(_subject(message.raw_items(), charset), text, charset)
+
+
+def _is_text(part: Message) -> bool:
+    return part.get_content_type() == "text/plain" and part.get_content_disposition() != "attachment"
+
+
+def _subject(headers: Iterable[tuple[str, str]], charset: str | None) -> str:
+    """The first subject, its encoded words (RFC 2047) decoded; bytes beyond ASCII are UTF-8 (RFC 6532), or else what
+    the body is in."""
+    value = next((value for name, value in headers if name.lower() == "subject"), "")
+    raw = value.encode("ascii", "surrogateescape")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        text = _lenient(raw, charset or "latin-1")
+    # Unfolded first: at a fold the decoder loses the space.
+    text = " ".join(text.split())
+    try:
+        chunks = decode_header(text)
+    except HeaderParseError:
+        chunks = [(text, None)]
+    words = (
+        chunk if isinstance(chunk, str) else _lenient(chunk, charset or "raw-unicode-escape")
+        for chunk, charset in chunks
+    )
+    return " ".join("".join(words).split())
+
+
+def _lenient(raw: bytes, charset: str) -> str:
+    """Decode as far as possible: a subject that is spoilt costs less than a post that is refused for it."""
+    try:
+        return raw.decode(codecs.lookup(charset).name, "replace")
+    except (LookupError, ValueError):
+        return raw.decode("latin-1")

@@ -1,0 +1,120 @@
+"""Raw mails: charsets of headers and bodies, transfer encodings, parts, and mails that nobody should send."""
+
+# Cyrillic on purpose.
+# ruff: noqa: RUF001
+
+from __future__ import annotations
+
+from email.message import EmailMessage
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from handlers.bodies import document
+from handlers.errors import RequestError
+from handlers.mail import MAX_HEADER, MailError, read_mail
+
+
+def text(raw: bytes) -> str:
+    """The post that a request with this mail as its body is about."""
+    return document({"body": bytearray(raw)}, {"body": {"content-type": "message/rfc822"}}, "body")
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "koi8-r", "windows-1251", "iso-8859-5"])
+@pytest.mark.parametrize("encoding", ["base64", "quoted-printable"])
+def test_charsets_and_transfer_encodings(charset: str, encoding: str) -> None:
+    message = EmailMessage()
+    message["Subject"] = "Ремонт машины, part two"
+    message.set_content("Масло для двигателя\n", charset=charset, cte=encoding)
+    assert text(message.as_bytes()) == "Ремонт машины, part two\n\nМасло для двигателя\n"
+
+
+@pytest.mark.parametrize("encoding", ["b", "q"])
+def test_encoded_words_of_several_charsets(encoding: str) -> None:
+    words = {"b": (b"=?koi8-r?B?7cHbyc7B?=", b"=?latin-1?b?Z3Ln3w==?="), "q": (b"=?koi8-r?Q?=ED=C1=DB=C9=CE=C1?=",)}
+    subject = b" and ".join(words[encoding])
+    assert text(b"SUBJECT: Re:\n " + subject + b"\n\nbody").startswith("Re: Машина")
+
+
+@pytest.mark.parametrize(("charset", "declared"), [("utf-8", ""), ("koi8-r", "koi8-r"), ("utf-8", "koi8-r")])
+def test_subjects_of_plain_bytes(charset: str, declared: str) -> None:
+    kind = f"Content-Type: text/plain; charset={declared}\n" if declared else ""
+    raw = "Subject: Машина\n".encode(charset) + kind.encode() + b"\n" + "масло".encode(declared or charset)
+    assert text(raw) == "Машина\n\nмасло"
+
+
+def test_the_plain_part_of_several() -> None:
+    message = EmailMessage()
+    message["Subject"] = "Grüße"
+    message.set_content("the engine\n")
+    message.add_alternative("<p>the engine</p>", subtype="html")
+    message.add_attachment(b"\x89PNG", maintype="image", subtype="png", filename="engine.png")
+    message.add_attachment("not this one", filename="notes.txt")
+    assert text(message.as_bytes()) == "Grüße\n\nthe engine\n"
+
+
+def test_a_news_article_of_1993() -> None:
+    raw = b"From: a@b.edu (A B)\r\nSubject: Re: oil\r\nLines: 1\r\n\r\nChange it.\r\n"
+    assert text(raw) == "Re: oil\n\nChange it.\r\n"
+    assert text(b"\njust a body") == "just a body"
+
+
+@pytest.mark.parametrize(
+    ("raw", "code"),
+    [
+        (b"Subject: a\nContent-Type: text/html\n\n<p>a</p>", 422),
+        (b"Content-Type: multipart/mixed; boundary=b\n\n--b\nContent-Type: image/png\n\nx\n--b--\n", 422),
+        (b"Content-Type: multipart/mixed\n\nno boundary", 422),
+        (b"Content-Type: text/plain; charset=klingon\n\na", 415),
+        (b"Content-Type: text/plain; charset=utf-8\n\n\xff", 415),
+        (b"Content-Type: text/plain; charset=punycode\n\na", 415),
+        (b"Content-Type: message/rfc822\n\n" * 5000 + b"a", 413),
+        (b"".join(b"Content-Type: multipart/mixed; boundary=b%d\n\n--b%d\n" % (i, i) for i in range(900)), 413),
+        (b"\n" * 400_000, 413),
+    ],
+    ids=["html", "no text", "no boundary", "charset", "bytes", "slow codec", "nested mails", "nested parts", "lines"],
+)
+def test_refusals(raw: bytes, code: int) -> None:
+    with pytest.raises(RequestError) as caught:
+        text(raw)
+    assert caught.value.code == code
+    assert caught.value.mend
+
+
+@pytest.mark.parametrize("header", [b"Content-Type: text/plain" + b";" * 500_000, b"Subject: " + b"=?a?q?" * 500_000])
+def test_headers_are_read_up_to_a_bound(header: bytes) -> None:
+    # Uncut, the parser takes minutes for these.
+    mail = read_mail(header + b"\n\nbody")
+    assert mail.text == b"body"
+    assert len(mail.subject) <= MAX_HEADER
+
+
+LINES = st.sampled_from(
+    b"""Subject: =?utf-8?b?
+?=
+Content-Type: multipart/mixed; boundary=b
+--b
+--b--
+
+;;
+Content-Type: text/plain; charset=
+Content-Type: message/rfc822
+Content-Transfer-Encoding: base64
+Content-Transfer-Encoding: x-uuencode
+Content-Disposition: attachment
+begin 666 a
+=E""".split(b"\n")
+)
+
+
+@given(st.binary() | st.lists(LINES | st.binary(max_size=20)).map(b"\n".join))
+@example(b"Subject: =?utf-8?b?A?=\n\n")
+def test_any_bytes_are_a_mail_or_refused(raw: bytes) -> None:
+    try:
+        mail = read_mail(raw)
+    except MailError as error:
+        assert error.code in {413, 422}
+    else:
+        mail.subject.encode("utf-8", "surrogatepass")
+        assert "\n" not in mail.subject
