@@ -46,6 +46,11 @@ class Linear:
         values *= self.idf[positions]
         return positions, values / max(float(np.linalg.norm(values)), 1e-12)
 
+    def unknown(self, text: str) -> tuple[int, int]:
+        """Words of a cleaned post, and how many of them are no term: (words, unknown)."""
+        words = _TOKEN.findall(text.lower())
+        return len(words), sum(word not in self._index for word in words)
+
     def contributions(self, text: str, label: int) -> dict[str, float]:
         """What each known term of a cleaned post adds to the score of class `label`; with the bias they sum to it."""
         positions, values = self.vector(text)

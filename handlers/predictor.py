@@ -33,14 +33,20 @@ class Answer:
     """What is known of one post.
 
     probabilities: float64 [classes], in the order of the predictor's labels. path: "linear" where the wide part was
-    sure enough to answer alone, else "full". tokens: read by the transformer, 0 where it was not asked.
+    sure enough to answer alone, else "full". tokens, windows: read by the transformer, and its passes; 0 where it was
+    not asked. words, unknown: of the cleaned post, and how many of them the wide part does not know. abstained: whether
+    the answer is too unsure to be relied on.
     """
 
     label: str
     probabilities: np.ndarray
     path: str
     tokens: int
+    windows: int
     truncated: bool
+    words: int
+    unknown: int
+    abstained: bool
 
 
 class Predictor:
@@ -69,6 +75,7 @@ class Predictor:
         probabilities = self.fusion.alone(scores)
         tokens = np.zeros(len(texts), dtype=int)
         truncated = np.zeros(len(texts), dtype=bool)
+        counts = [self.linear.unknown(text) for text in cleaned]
         unsure = np.flatnonzero(~sure)
         if len(unsure):
             encoded = self.encoder([cleaned[i] for i in unsure])
@@ -82,7 +89,11 @@ class Predictor:
                 probabilities=probabilities[i],
                 path="linear" if sure[i] else "full",
                 tokens=int(tokens[i]),
+                windows=int(not sure[i]),
                 truncated=bool(truncated[i]),
+                words=counts[i][0],
+                unknown=counts[i][1],
+                abstained=False,
             )
             for i in range(len(texts))
         ]
