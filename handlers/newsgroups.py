@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
+import time
 import traceback
 from http import HTTPStatus
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 from handlers.predictor import Answer, Engine, Predictor
 from handlers.requests import ANSWER_SCHEMA, MAX_CHARACTERS, MAX_POSTS, Request, RequestError, parse
+from handlers.telemetry import Telemetry
 
 WARM_UP = "The first prediction allocates memory and picks kernels; no client should wait for that."
 EXPLAINED_WORDS = 10
@@ -35,6 +38,7 @@ class NewsgroupsHandler:
         engine = self.load_engine(folder, threads, _device(context.system_properties.get("gpu_id")))
         self.predictor = Predictor(folder, engine)
         self.predictor.predict([WARM_UP], fast_path=False)
+        self.telemetry = Telemetry(context.metrics, folder, self.predictor.labels)
 
     def load_engine(self, folder: Path, threads: int, device: str) -> Engine:
         """The engine that runs the transformer of `folder` with `threads` threads; device: "cpu" or "cuda:<number>"."""
@@ -48,6 +52,7 @@ class NewsgroupsHandler:
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[str]:
         """One JSON body a row, with its own status and content type. Never raises for what a client sent."""
+        times = [time.perf_counter()]
         replies: dict[int, tuple[int, Any]] = {}
         requests: dict[int, Request] = {}
         for idx, row in enumerate(data):
@@ -58,16 +63,27 @@ class NewsgroupsHandler:
                 else:
                     requests[idx] = parse(row, headers)
             except RequestError as error:
-                replies[idx] = error.code, error.body()
+                replies[idx] = self._refused(error)
             except Exception as error:
-                replies[idx] = _unexpected("parsing", error)
+                replies[idx] = self._refused(_unexpected("parsing", error))
+        times.append(time.perf_counter())
         for fast_path in (True, False):
             group = {idx: request for idx, request in requests.items() if request.fast_path is fast_path}
             replies |= self._answer(group, fast_path)
+        times.append(time.perf_counter())
         for idx, (code, _) in replies.items():
             context.set_response_status(code=code, phrase=HTTPStatus(code).phrase, idx=idx)
             context.set_response_content_type(idx, "application/json")
-        return [json.dumps(replies[idx][1]) for idx in range(len(data))]
+        bodies = [json.dumps(replies[idx][1]) for idx in range(len(data))]
+        times.append(time.perf_counter())
+        seconds = (after - before for before, after in itertools.pairwise(times))
+        self.telemetry.timed(dict(zip(("decode", "infer", "encode"), seconds, strict=True)))
+        return bodies
+
+    def _refused(self, error: RequestError) -> tuple[int, dict[str, Any]]:
+        """Status and body of a request that gets no answer."""
+        self.telemetry.failed(error)
+        return error.code, error.body()
 
     def describe(self) -> dict[str, Any]:
         """What `GET /models/<name>?customized=true` adds: labels, limits and the schema of an answer."""
@@ -87,17 +103,17 @@ class NewsgroupsHandler:
         if not requests:
             return {}
         try:
-            answers = iter(self.predictor.predict([post for r in requests.values() for post in r.posts], fast_path))
-            return {
-                idx: (
-                    200,
-                    request.wrap([self._reply(request, post, next(answers)) for post in request.posts], self.model),
-                )
+            answers = self.predictor.predict([post for r in requests.values() for post in r.posts], fast_path)
+            rest = iter(answers)
+            replies = {
+                idx: (200, request.wrap([self._reply(request, post, next(rest)) for post in request.posts], self.model))
                 for idx, request in requests.items()
             }
+            self.telemetry.answered(answers)
+            return replies
         except Exception as error:
             if len(requests) == 1:
-                return dict.fromkeys(requests, _unexpected("prediction", error))
+                return dict.fromkeys(requests, self._refused(_unexpected("prediction", error)))
             # Whatever it was, it is the fault of one of them: each on its own.
             replies = {}
             for idx, request in requests.items():
@@ -145,10 +161,10 @@ def _device(gpu: int | None) -> str:
     return f"cuda:{gpu}" if torch.cuda.is_available() else "cpu"
 
 
-def _unexpected(step: str, error: Exception) -> tuple[int, dict[str, Any]]:
-    """Status and body for a fault of our own."""
+def _unexpected(step: str, error: Exception) -> RequestError:
+    """What a client is told of a fault of our own."""
     # Not the exception's message: it may quote the request.
     where = "".join(traceback.format_tb(error.__traceback__))
     log.error("%s failed: %s\n%s", step, type(error).__name__, where)
     mend = "try again; where it happens again, report it with the time of the request"
-    return 500, RequestError(500, "the server could not answer", "body", mend).body()
+    return RequestError(500, "the server could not answer", "body", mend)

@@ -10,9 +10,11 @@ import numpy as np
 from scipy.optimize import minimize
 from sklearn.metrics import f1_score
 
+from handlers import drift
 from handlers.fusion import Fusion, log_softmax, margins
 from handlers.text import Cleaning
 from stages.corpus import load_split
+from stages.drift import reference
 from stages.files import copy_into, replacing, write_json
 from stages.params import load
 from stages.paths import DEEP, FUSED, LINEAR, METRICS, PREPARED
@@ -97,6 +99,8 @@ def main() -> None:
             logits, scores = raw_scores(load_predictor(folder), list(validation["clean"]))
             fusion = fit(logits, scores, labels, params.fuse.enabled, params.fuse.tolerance)
             fusion.save(folder)
+            predictor = load_predictor(folder)
+            drift.save(reference(predictor.predict(list(validation["text"])), predictor.labels), folder)
         skipped = float(fusion.sure(scores).mean())
         likelihood = negative_log_likelihood(fusion.deep * log_softmax(logits) + fusion.wide * scores, labels)
         metrics = {

@@ -24,8 +24,25 @@ HANDLERS = PROJECT / "handlers"
 MODEL_CONFIG = PROJECT / "serve" / "newsgroups.yaml"
 
 # What every variant reads of the bundle, besides its weights.
-BUNDLE = ("config.json", "cleaning.json", "tokenizer.json", "linear-terms.txt", "linear.safetensors", "fusion.json")
-SHARED_MODULES = ("__init__.py", "fusion.py", "linear.py", "predictor.py", "requests.py", "text.py")
+BUNDLE = (
+    "config.json",
+    "cleaning.json",
+    "drift.json",
+    "tokenizer.json",
+    "linear-terms.txt",
+    "linear.safetensors",
+    "fusion.json",
+)
+SHARED_MODULES = (
+    "__init__.py",
+    "drift.py",
+    "fusion.py",
+    "linear.py",
+    "predictor.py",
+    "requests.py",
+    "telemetry.py",
+    "text.py",
+)
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "onnxruntime-gpu", "numpy")
 
 log = logging.getLogger(__name__)

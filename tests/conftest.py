@@ -13,11 +13,14 @@ from sklearn.svm import LinearSVC
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig
 
+from handlers import drift
 from handlers.config import ModelConfig
 from handlers.fusion import Fusion
 from handlers.linear import TOKEN_PATTERN, Linear
 from handlers.model import Classifier
 from handlers.text import TOKENIZER_FILE, Cleaning
+from stages.drift import reference
+from stages.scoring import load_predictor
 
 # Tiny tensors gain nothing from threads, and threads that wait for each other cost much on a busy machine.
 torch.set_num_threads(1)
@@ -88,6 +91,8 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, corpus: tuple[list[str
     ).save(folder)
     Cleaning(letters_only=True).save(folder)
     Fusion(deep=0.5, wide=2.0, fast=3.0, margin=1.2).save(folder)
+    predictor = load_predictor(folder)
+    drift.save(reference(predictor.predict(texts), predictor.labels), folder)
     return folder
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from handlers import drift
 from handlers.drift import STEP, WINDOW, Bins, Drift, features, place, stability
 from handlers.predictor import Answer
+from stages.drift import reference
 
 LABELS = ("a", "b")
 
@@ -90,3 +91,23 @@ def test_the_reference_travels_as_json(tmp_path: Path) -> None:
     reference = {"length": Bins.of(np.arange(10), [3, 7]), "label": Bins.of(np.array([0, 1]), [1])}
     drift.save(reference, tmp_path)
     assert drift.load(tmp_path) == reference
+
+
+def test_the_reference_is_even_but_for_labels_and_matches_itself() -> None:
+    answers = [answer("ab"[number % 5 == 0], words=number, unknown=number % 7) for number in range(1, 501)]
+    found = reference(answers, LABELS)
+    assert found["label"].counts == (400, 100)
+    assert found["length"].counts == (50,) * 10
+    values = features(answers, LABELS)
+    told = Drift(found).add({name: np.tile(value, WINDOW // 500) for name, value in values.items()})
+    assert told == pytest.approx({"length": 0, "unknown": 0, "label": 0}, abs=1e-3)
+
+
+def test_one_value_everywhere_is_one_bin_above() -> None:
+    found = reference([answer(words=8, unknown=0)] * WINDOW, LABELS)
+    assert found["unknown"].counts == (0, WINDOW)
+    watch = Drift(found)
+    told = watch.add(
+        {name: np.repeat(value, WINDOW) for name, value in features([answer(words=8, unknown=0)], LABELS).items()}
+    )
+    assert told == pytest.approx({"length": 0, "unknown": 0, "label": 0}, abs=1e-2)

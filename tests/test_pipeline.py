@@ -16,7 +16,14 @@ FIRST_PARTY = ("handlers", "loadtest", "stages")
 USED = {
     "check": ["params.yaml"],
     "package": ["handlers", "serve/newsgroups.yaml"],
-    "benchmark": ["loadtest", "serve/config.properties", "serve/java.py", "serve/ready.py"],
+    "benchmark": [
+        "loadtest",
+        "serve/config.properties",
+        "serve/java.py",
+        "serve/log4j2.xml",
+        "serve/metrics.yaml",
+        "serve/ready.py",
+    ],
 }
 
 

@@ -113,9 +113,9 @@ def test_drift_shows_once_the_window_is_full(tmp_path: Path, caplog: pytest.LogC
     assert value > 0.25
 
 
-def test_without_a_collector_or_a_reference_nothing_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_collector_nothing_is_said(tiny_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    quiet = Telemetry(None, tmp_path, LABELS)
+    quiet = Telemetry(None, tiny_bundle, LABELS)
     quiet.answered([answer()] * WINDOW)
     quiet.failed(RequestError(400, "no", "body", "send"))
     quiet.timed({"infer": 1.0})
@@ -123,6 +123,7 @@ def test_without_a_collector_or_a_reference_nothing_is_said(tmp_path: Path, capl
 
 
 def test_a_server_with_another_metrics_file_still_answers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    telemetry(tmp_path, caplog)
     metrics = cache(SHIPPED)
     caplog.clear()
     caplog.set_level(logging.INFO)
