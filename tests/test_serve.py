@@ -187,11 +187,12 @@ def test_nothing_of_a_request_is_logged(client: Client) -> None:
         client.post(f'{{"text": "{PLANTED} fault"}}'.encode()),
         client.post(f'["{PLANTED} fault", "a car"]'.encode()),
         client.post(b'{"text": "a car"}', path=bad),
-        client.post(b" " * (5 << 20) + PLANTED.encode(), "text/plain"),
+        client.post(json.dumps([PLANTED] * (MAX_POSTS + 1)).encode()),
     ]
     assert {200, 400, 413, 415, 422, 500} <= {code for code, _ in replies}
     head = f"Host: x\r\nAuthorization: Bearer {client.key('inference')}\r\n"
     client.raw(f"POST /predictions/{MODEL} HTTP/1.1\r\n{head}Content-Length: {PLANTED}\r\n\r\n{PLANTED}".encode())
+    client.raw(f"POST /predictions/{MODEL} HTTP/1.1\r\n{head}Content-Length: {9 << 20}\r\n\r\n{PLANTED}".encode())
     client.raw(f"{PLANTED} {PLANTED} {PLANTED}\r\n\r\n".encode())
     client.raw(f"GET /predictions/{PLANTED * 1000} HTTP/1.1\r\n{head}\r\n".encode())
     # The last thing that is asked is in the log, so all before it is.
