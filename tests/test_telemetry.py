@@ -62,7 +62,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> dict[tuple[str, ...], list[float]
 
 
 def telemetry(folder: Path, caplog: pytest.LogCaptureFixture) -> Telemetry:
-    drift.save({"label": Bins.of(np.array([0] * 90 + [1] * 10), [1])}, folder)
+    drift.save({"label": Bins.of(np.array([0] * 90 + [1] * 10), [0])}, folder)
     metrics = cache()
     caplog.clear()
     caplog.set_level(logging.INFO)
