@@ -1,6 +1,7 @@
 """Wait until a served model gives a real answer. TorchServe's /ping says Healthy while a worker is failing.
 
     python serve/ready.py --url http://127.0.0.1:8080 --model newsgroups --key-file key_file.json --timeout 60
+    python serve/ready.py --no-key    # where authorization is done in front of the server, as in serve/kubernetes
 
 Exit status 0 once a prediction has come back, 1 when the time is over. Standard library only.
 """
@@ -20,17 +21,18 @@ POST = "the shuttle reached orbit around the moon"
 PAUSE = 0.1
 
 
-def ask(url: str, model: str, key_file: Path, timeout: float) -> str:
+def ask(url: str, model: str, key_file: Path | None, timeout: float) -> str:
     """The label that the model gives to one post.
 
-    timeout: seconds. Raises OSError or ValueError, with what is wrong, where no label comes back.
+    key_file: None where the server wants no key. timeout: seconds. Raises OSError or ValueError, with what is wrong,
+    where no label comes back.
     """
-    key = json.loads(key_file.read_text(encoding="utf-8"))["inference"]["key"]
-    request = urllib.request.Request(
-        f"{url}/predictions/{model}",
-        data=json.dumps({"text": POST}).encode(),
-        headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
-    )
+    headers = {"Content-Type": "application/json"}
+    if key_file:
+        key = json.loads(key_file.read_text(encoding="utf-8"))["inference"]["key"]
+        headers["Authorization"] = f"Bearer {key}"
+    body = json.dumps({"text": POST}).encode()
+    request = urllib.request.Request(f"{url}/predictions/{model}", data=body, headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:
             answer = json.load(response)
@@ -41,7 +43,7 @@ def ask(url: str, model: str, key_file: Path, timeout: float) -> str:
     return str(answer["label"])
 
 
-def wait(url: str, model: str, key_file: Path, timeout: float) -> str:
+def wait(url: str, model: str, key_file: Path | None, timeout: float) -> str:
     """Ask until there is an answer; returns its label. Raises TimeoutError with the last thing that was wrong."""
     end = time.monotonic() + timeout
     while True:
@@ -60,7 +62,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8080")
     parser.add_argument("--model", default="newsgroups")
-    parser.add_argument("--key-file", type=Path, default=Path("key_file.json"))
+    keys = parser.add_mutually_exclusive_group()
+    keys.add_argument("--key-file", type=Path, default=Path("key_file.json"))
+    keys.add_argument("--no-key", dest="key_file", action="store_const", const=None)
     parser.add_argument("--timeout", type=float, default=60, help="seconds")
     options = parser.parse_args()
     started = time.monotonic()

@@ -113,10 +113,12 @@ def java_home() -> str:
 
 
 def own_config(text: str, ports: dict[str, int], model_store: Path) -> str:
-    """The project's config.properties with other ports (by key) and another model store; all else as it is."""
+    """The project's config.properties with other ports (by key) and another model store; all else as it is, found from
+    any folder."""
     own = {key: f"http://127.0.0.1:{port}" if key.endswith("address") else str(port) for key, port in ports.items()}
     own["model_store"] = str(model_store)
-    kept = [line for line in text.splitlines() if line.split("=")[0].strip() not in own]
+    lines = text.replace("=serve/", f"={SERVE}/").splitlines()
+    kept = [line for line in lines if line.split("=")[0].strip() not in own]
     return "\n".join([*kept, *(f"{key}={value}" for key, value in own.items())]) + "\n"
 
 

@@ -17,7 +17,14 @@ USED = {
     "check": ["params.yaml"],
     "fetch": ["${data.path}"],
     "package": ["handlers", "serve/newsgroups.yaml", "stages/licences"],
-    "benchmark": ["loadtest", "serve/config.properties", "serve/java.py", "serve/ready.py"],
+    "benchmark": [
+        "loadtest",
+        "serve/config.properties",
+        "serve/java.py",
+        "serve/log4j2.xml",
+        "serve/metrics.yaml",
+        "serve/ready.py",
+    ],
 }
 
 

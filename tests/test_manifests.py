@@ -1,0 +1,215 @@
+"""Deployment manifests: valid against Kubernetes' own schemas, and true to what this project ships."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+SERVE = ROOT / "serve"
+KUBERNETES = list(yaml.safe_load_all((SERVE / "kubernetes" / "newsgroups.yaml").read_text()))
+KSERVE = yaml.safe_load((SERVE / "kserve" / "newsgroups.yaml").read_text())
+BY_KIND = {document["kind"]: document for document in KUBERNETES}
+PODS = {"kubernetes": BY_KIND["Deployment"]["spec"]["template"]["spec"], "kserve": KSERVE["spec"]["predictor"]}
+# What KServe's ComponentExtensionSpec (v1beta1) adds to a pod's fields.
+COMPONENT = {"minReplicas", "maxReplicas", "scaleTarget", "scaleMetric", "timeout"}
+OLDEST, NEWEST = "1.29", kubernetes_validate.latest_version()
+
+
+@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+@pytest.mark.parametrize("document", KUBERNETES, ids=BY_KIND)
+def test_kubernetes_accepts_it(document: dict[str, Any], version: str) -> None:
+    kubernetes_validate.validate(document, version, strict=True)
+
+
+@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+def test_the_pod_of_the_inference_service_is_one(version: str) -> None:
+    assert (KSERVE["apiVersion"], KSERVE["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
+    assert KSERVE["spec"].keys() == {"predictor"}
+    pod = {key: value for key, value in KSERVE["spec"]["predictor"].items() if key not in COMPONENT}
+    document = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "newsgroups"}, "spec": pod}
+    kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_the_validator_validates() -> None:
+    wrong = json.loads(json.dumps(BY_KIND["Deployment"]))
+    wrong["spec"]["template"]["spec"]["containers"][0]["ressources"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, NEWEST, strict=True)
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_a_pod_is_locked_down_bounded_and_probed_by_a_prediction(name: str) -> None:
+    pod = PODS[name]
+    [container] = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"] and not pod["automountServiceAccountToken"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    limits, requests = container["resources"]["limits"], container["resources"]["requests"]
+    assert limits["cpu"] == requests["cpu"] and limits.keys() == requests.keys() == {"cpu", "memory"}
+    for probe in ("startupProbe", "readinessProbe"):
+        python, script, *options = container[probe]["exec"]["command"]
+        assert python == "python" and (ROOT / script) == SERVE / "ready.py"
+        told = subprocess.run(["python", ROOT / script, "--help"], capture_output=True, text=True, check=True).stdout
+        assert all(option in told for option in options if option.startswith("--"))
+        # The script gives up before it is ended, so that what was wrong is on record.
+        assert float(options[options.index("--timeout") + 1]) < container[probe]["timeoutSeconds"]
+    startup = container["startupProbe"]
+    config = yaml.safe_load((SERVE / "newsgroups.yaml").read_text())
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= config["startupTimeout"]
+    pause = int(re.search(r"sleep (\d+)", container["lifecycle"]["preStop"]["exec"]["command"][-1])[1])
+    assert pod["terminationGracePeriodSeconds"] >= pause + config["responseTimeout"]
+
+
+def test_the_parts_find_each_other() -> None:
+    labels = BY_KIND["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert BY_KIND["Service"]["spec"]["selector"] == labels
+    for kind, key in (
+        ("Deployment", "selector"),
+        ("NetworkPolicy", "podSelector"),
+        ("PodDisruptionBudget", "selector"),
+    ):
+        assert BY_KIND[kind]["spec"][key]["matchLabels"] == labels
+    target = BY_KIND["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
+    assert (target["kind"], target["name"]) == ("Deployment", BY_KIND["Deployment"]["metadata"]["name"])
+    ports = {port["name"] for port in PODS["kubernetes"]["containers"][0]["ports"]}
+    policy = [port["port"] for rule in BY_KIND["NetworkPolicy"]["spec"]["ingress"] for port in rule["ports"]]
+    assert {BY_KIND["Service"]["spec"]["ports"][0]["targetPort"], *policy} == ports
+    adapter = yaml.safe_load((SERVE / "kubernetes" / "adapter.yaml").read_text())
+    served = {rule["name"]["as"] for rule in adapter["rules"]["custom"]}
+    assert {
+        metric["pods"]["metric"]["name"] for metric in BY_KIND["HorizontalPodAutoscaler"]["spec"]["metrics"]
+    } == served
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The Containerfile as (instruction, rest), continued lines joined."""
+    text = (SERVE / "Containerfile").read_text().replace("\\\n", " ")
+    lines = (line.strip() for line in text.splitlines())
+    return [tuple(line.split(maxsplit=1)) for line in lines if line and not line.startswith("#")]
+
+
+def test_the_containerfile_copies_what_exists_and_what_the_configuration_names() -> None:
+    defaults = dict(rest.split("=", 1) for name, rest in instructions() if name == "ARG")
+    copied = set()
+    for name, rest in instructions():
+        if name == "COPY":
+            *sources, _target = shlex.split(re.sub(r"\$\{(\w+)\}", lambda match: defaults[match[1]], rest))
+            copied |= set(sources)
+    # The archive is built by `dvc repro`, so only its place can be checked.
+    archive = f"outputs/model_store/{defaults['ARCHIVE']}"
+    assert archive in copied and "outputs/model_store" in (ROOT / "dvc.yaml").read_text()
+    assert all((ROOT / source).is_file() for source in copied - {archive})
+    settings = [line for line in (SERVE / "config.properties").read_text().splitlines() if not line.startswith("#")]
+    named = set(re.findall(r"=(serve/[\w.]+)", "\n".join(settings)))
+    assert named and {*named, "serve/config.properties", "serve/requirements.txt", "serve/ready.py"} <= copied
+
+
+def test_the_container_runs_as_the_user_of_the_manifests_on_their_ports() -> None:
+    order = [name for name, _ in instructions()]
+    assert order[0] == "FROM" and order[-1] == "CMD"
+    rest = dict(instructions())
+    assert {int(rest["USER"])} == {pod["securityContext"]["runAsUser"] for pod in PODS.values()}
+    ports = {str(port["containerPort"]) for port in PODS["kubernetes"]["containers"][0]["ports"]}
+    assert set(rest["EXPOSE"].split()) == ports
+    command = json.loads(rest["CMD"])
+    assert command[:2] == ["bash", "-c"] and "--models newsgroups=newsgroups.mar" in command[2]
+    words = [rest for name, rest in instructions() if name == "ENV"]
+    variables = dict(pair.split("=", 1) for line in words for pair in line.split())
+    # Each variable of TorchServe is a key of its configuration, which allows that it is set from outside.
+    config = (SERVE / "config.properties").read_text()
+    assert "\nenable_envvars_config=true" in config
+    for key in (name.removeprefix("TS_").lower() for name in variables if name.startswith("TS_")):
+        assert f"\n{key}=" in config
+    assert {variables["LOG_LOCATION"], variables["TMPDIR"]} <= {"/tmp", "/tmp/logs"}
+
+
+def test_the_serving_requirements_are_a_subset_at_the_same_versions() -> None:
+    def pins(path: Path) -> set[str]:
+        lines = (line.split("#")[0].strip() for line in path.read_text().splitlines())
+        return {line for line in lines if "==" in line}
+
+    assert pins(SERVE / "requirements.txt") <= pins(ROOT / "requirements.txt")
+
+
+RULES = yaml.safe_load((SERVE / "monitoring" / "alerts.yaml").read_text())["groups"]
+ALERTS = [rule for group in RULES for rule in group["rules"]]
+SERIES = 'instance="a", model_name="newsgroups"'
+# Minutes, series with their values a minute, and the alerts that fire then.
+CASES = [
+    (5, {'up{job="newsgroups", instance="a"}': "0x10"}, {"NewsgroupsDown"}),
+    (5, {'up{job="newsgroups", instance="a"}': "1 0 1x10"}, set()),
+    # The first fault ever, and one after others.
+    (12, {f'newsgroups_errors_total{{{SERIES}, code="500", reason="r"}}': "_x9 1x10"}, {"NewsgroupsFaults"}),
+    (12, {f'newsgroups_errors_total{{{SERIES}, code="500", reason="r"}}': "3x9 4x10"}, {"NewsgroupsFaults"}),
+    (40, {f'newsgroups_errors_total{{{SERIES}, code="500", reason="r"}}': "3x50"}, set()),
+    (
+        20,
+        {'Requests5XX{instance="a"}': "0+6x30", f"ts_inference_requests_total{{{SERIES}}}": "0+100x30"},
+        {"NewsgroupsRefuses"},
+    ),
+    (20, {'Requests5XX{instance="a"}': "0+1x30", f"ts_inference_requests_total{{{SERIES}}}": "0+100x30"}, set()),
+    (
+        30,
+        {
+            f"ts_queue_latency_microseconds{{{SERIES}}}": "0+30000000x40",
+            f"ts_inference_requests_total{{{SERIES}}}": "0+100x40",
+        },
+        {"NewsgroupsQueues"},
+    ),
+    (180, {f'newsgroups_drift_psi{{{SERIES}, feature="length"}}': "0.3x200"}, set()),
+    (
+        180,
+        {
+            f'newsgroups_drift_psi{{{SERIES}, feature="length"}}': "0.3x200",
+            f'newsgroups_posts_total{{{SERIES}, path="full"}}': "0+60x200",
+        },
+        {"NewsgroupsDrift"},
+    ),
+]
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not on the path (Debian: apt install prometheus)")
+def test_the_alerts_fire_when_they_should(tmp_path: Path) -> None:
+    alerts = SERVE / "monitoring" / "alerts.yaml"
+    subprocess.run(["promtool", "check", "rules", alerts], check=True, capture_output=True)
+    names = [alert["alert"] for alert in ALERTS]
+    tests = []
+    for minutes, series, firing in CASES:
+        tests.append(
+            {
+                "interval": "1m",
+                "input_series": [{"series": name, "values": values} for name, values in series.items()],
+                "promql_expr_test": [
+                    {
+                        "expr": f'count(ALERTS{{alertname="{name}", alertstate="firing"}})',
+                        "eval_time": f"{minutes}m",
+                        "exp_samples": [{"labels": "{}", "value": 1}] if name in firing else [],
+                    }
+                    for name in names
+                ],
+            }
+        )
+    file = tmp_path / "alerts-test.yaml"
+    file.write_text(yaml.safe_dump({"rule_files": [str(alerts)], "evaluation_interval": "1m", "tests": tests}))
+    done = subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_says_how_bad_it_is_and_what_to_do() -> None:
+    for alert in ALERTS:
+        assert alert["labels"]["severity"] in {"page", "ticket"}
+        summary = alert["annotations"]["summary"]
+        assert "$labels.instance" in summary and summary.rstrip().endswith(".")

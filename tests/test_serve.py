@@ -1,0 +1,271 @@
+"""The server as `serve/` configures it: one real TorchServe, its metrics scraped and its logs searched."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+from handlers.drift import WINDOW
+from handlers.requests import MAX_POSTS
+from serve import ready
+from stages.archive import build_archive
+from stages.torchserve import Server, serving
+
+ROOT = Path(__file__).resolve().parent.parent
+MONITORING = ROOT / "serve" / "monitoring"
+MODEL = "newsgroups"
+# What may stand in no log.
+PLANTED = "xyzzyplanted"
+# A fault of ours that quotes the post, as exceptions of libraries do.
+HANDLER = f'''
+from handlers.newsgroups import NewsgroupsHandler
+
+class FaultyHandler(NewsgroupsHandler):
+    def initialize(self, context):
+        super().initialize(context)
+        usual = self.predictor.cleaning
+
+        def cleaning(text):
+            if "{PLANTED} fault" in text:
+                raise RuntimeError(text)
+            return usual(text)
+
+        self.predictor.cleaning = cleaning
+'''
+# Printed past the loggers, by the launcher, by Java and by TorchServe itself.
+PLAIN = (
+    "Warning: TorchServe is using non-default JVM",
+    "WARNING: ",
+    "nvidia-smi not available",
+    "Model server started.",
+)
+
+FEATURES = ("length", "unknown", "label")
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+@dataclass(frozen=True)
+class Client:
+    """Sends what a test says, and nothing that hides what came back."""
+
+    server: Server
+
+    def post(
+        self, body: bytes, media: str = "application/json", path: str = f"/predictions/{MODEL}"
+    ) -> tuple[int, bytes]:
+        headers = {"Authorization": f"Bearer {self.key('inference')}", "Content-Type": media}
+        return self._ask(urllib.request.Request(self.server.url + path, data=body, headers=headers))
+
+    def raw(self, request: bytes) -> bytes:
+        """What a request gets that no client library would send."""
+        address = urlsplit(self.server.url)
+        with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+            connection.sendall(request)
+            return connection.recv(4096)
+
+    def key(self, name: str) -> str:
+        return json.loads(self.server.key_file.read_text())[name]["key"]
+
+    def scrape(self) -> Samples:
+        """Every sample of the metrics address, by name and labels (the host's aside)."""
+        with urllib.request.urlopen(f"{self.server.metrics_url}/metrics", timeout=10) as response:
+            lines = response.read().decode().splitlines()
+        found = {}
+        for line in lines:
+            if line and not line.startswith("#"):
+                name, labels, value = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line).groups()
+                pairs = re.findall(r'(\w+)="([^"]*)"', labels or "")
+                found[name, frozenset(pair for pair in pairs if pair[0].lower() != "hostname")] = float(value)
+        return found
+
+    @staticmethod
+    def _ask(request: urllib.request.Request) -> tuple[int, bytes]:
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return response.status, response.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
+
+@pytest.fixture(scope="module")
+def client(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    folder = tmp_path_factory.mktemp("serve")
+    (folder / "faulty.py").write_text(HANDLER)
+    code = {f"handlers/{path.name}": path for path in (ROOT / "handlers").glob("*.py")}
+    model = {path.name: path for path in tiny_bundle.iterdir()}
+    archive = folder / f"{MODEL}.mar"
+    build_archive(archive, "1.0", folder / "faulty.py", ROOT / "serve" / "newsgroups.yaml", code | model)
+    with serving(archive, MODEL) as server:
+        yield Client(server)
+
+
+def value(samples: Samples, name: str, **labels: str) -> float:
+    return samples.get((name, frozenset({"model_name": MODEL, **labels}.items())), 0.0)
+
+
+def told(client: Client, name: str, expected: float, **labels: str) -> float:
+    """The value once it is as expected; a worker's lines reach the metrics a moment after its answer."""
+    end = time.monotonic() + 5
+    while (found := value(client.scrape(), name, **labels)) != pytest.approx(expected) and time.monotonic() < end:
+        time.sleep(0.05)
+    return found
+
+
+def test_every_answer_and_refusal_is_counted(client: Client) -> None:
+    before = client.scrape()
+    car = b"the car has a new engine and four wheels"
+    full = json.dumps({"text": "the rocket reached orbit around the moon", "fast_path": "off"}).encode()
+    assert [client.post(body)[0] for body in (full, full)] == [200, 200]
+    answers = [
+        json.loads(client.post(body, media)[1]) for body, media in ((full, "application/json"), (car, "text/plain"))
+    ]
+    assert client.post(b"{")[0] == 400
+    code, error = client.post(b'{"text": "123"}')
+    assert code == 422
+    reason = re.sub(r"[\s,:|#]+", " ", json.loads(error)["reason"])
+
+    def grown(name: str, by: float, **labels: str) -> None:
+        start = value(before, name, **labels)
+        assert told(client, name, start + by, **labels) - start == pytest.approx(by), (name, labels)
+
+    linear = sum(answer["path"] == "linear" for answer in answers)
+    grown("newsgroups_posts_total", linear, path="linear")
+    grown("newsgroups_posts_total", 4 - linear, path="full")
+    grown("newsgroups_windows_total", 4 - linear)
+    grown("newsgroups_tokens_total", 3 * answers[0]["tokens"] + answers[1]["tokens"])
+    labels = [answers[0]["label"]] * 3 + [answers[1]["label"]]
+    for label in set(labels):
+        grown("newsgroups_predictions_total", labels.count(label), label=label)
+    doubts = [1 - max(answer["probabilities"].values()) for answer in (*[answers[0]] * 3, answers[1])]
+    grown("newsgroups_doubt_count", 4)
+    grown("newsgroups_doubt_sum", sum(doubts))
+    grown("newsgroups_doubt_bucket", sum(doubt <= 0.25 for doubt in doubts), le="0.25")
+    grown("newsgroups_errors_total", 1, code="422", reason=reason)
+    for step in {dict(labels)["step"] for name, labels in client.scrape() if name == "newsgroups_step_seconds_count"}:
+        grown("newsgroups_step_seconds_count", 6, step=step)
+        assert step in {"decode", "tokenize", "infer", "encode"}
+
+
+def test_drift_shows_after_a_window_of_foreign_posts(client: Client) -> None:
+    foreign = json.dumps({"instances": ["zu lange Wörter " * 30] * MAX_POSTS}).encode()
+    for _ in range(WINDOW // MAX_POSTS + 1):
+        assert client.post(foreign)[0] == 200
+    end = time.monotonic() + 5
+    # The words of the reference's few posts are all known, so a foreign language shows in every feature.
+    while not all(found := [value(client.scrape(), "newsgroups_drift_psi", feature=name) for name in FEATURES]):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert max(found) > 0.25
+
+
+def test_nothing_of_a_request_is_logged(client: Client) -> None:
+    bad = f"/predictions/{MODEL}%zz{PLANTED}"
+    replies = [
+        client.post(f'{{"text": "the {PLANTED} engine"}}'.encode()),
+        client.post(f"the {PLANTED} engine".encode(), "text/plain", f"/explanations/{MODEL}?text={PLANTED}"),
+        client.post(f'{{"text": "{PLANTED}'.encode()),
+        client.post(f'{{"{PLANTED}": "{PLANTED}"}}'.encode()),
+        client.post(f"{PLANTED} \xff".encode("latin-1"), "text/plain"),
+        client.post(PLANTED.encode(), "image/png"),
+        client.post(PLANTED.encode(), f"multipart/form-data; boundary={PLANTED}"),
+        client.post(f"--x\r\n{PLANTED}\r\n{PLANTED}".encode(), "multipart/form-data; boundary=x"),
+        client.post(f'{{"inputs": [{{"name": "{PLANTED}"}}]}}'.encode(), path=f"/v2/models/{MODEL}/infer"),
+        client.post(f'{{"text": "{PLANTED} fault"}}'.encode()),
+        client.post(f'["{PLANTED} fault", "a car"]'.encode()),
+        client.post(b'{"text": "a car"}', path=bad),
+        client.post(json.dumps([PLANTED] * (MAX_POSTS + 1)).encode()),
+    ]
+    assert {200, 400, 413, 415, 422, 500} <= {code for code, _ in replies}
+    head = f"Host: x\r\nAuthorization: Bearer {client.key('inference')}\r\n"
+    client.raw(f"POST /predictions/{MODEL} HTTP/1.1\r\n{head}Content-Length: {PLANTED}\r\n\r\n{PLANTED}".encode())
+    client.raw(f"POST /predictions/{MODEL} HTTP/1.1\r\n{head}Content-Length: {9 << 20}\r\n\r\n{PLANTED}".encode())
+    client.raw(f"{PLANTED} {PLANTED} {PLANTED}\r\n\r\n".encode())
+    client.raw(f"GET /predictions/{PLANTED * 1000} HTTP/1.1\r\n{head}\r\n".encode())
+    # The last thing that is asked is in the log, so all before it is.
+    client.post(b'{"text": "the last one"}', path=f"/predictions/{MODEL}?last")
+    logs = [client.server.log, *(client.server.log.parent / "logs").rglob("*.log*")]
+    assert {path.name for path in logs} >= {"torchserve.log", "access_log.log", "model_log.log", "ts_log.log"}
+    for path in logs:
+        assert PLANTED not in path.read_text(errors="replace"), path.name
+    assert "RuntimeError" in (client.server.log.parent / "logs" / "model_log.log").read_text()
+
+
+def test_every_line_of_the_logs_is_json(client: Client) -> None:
+    client.post(b"{")
+    for path in [client.server.log, *(client.server.log.parent / "logs").rglob("*.log")]:
+        lines = path.read_text().splitlines()
+        records = [json.loads(line) for line in lines if not line.startswith(PLAIN)]
+        assert len(records) >= len(lines) - len(PLAIN)
+        assert all({"time", "level", "logger", "thread", "message"} <= record.keys() for record in records), path.name
+
+
+def test_ready_asks_for_a_real_answer(client: Client) -> None:
+    command = [sys.executable, ROOT / "serve" / "ready.py", "--url", client.server.url, "--timeout", "5"]
+    good = subprocess.run([*command, "--key-file", client.server.key_file], capture_output=True, text=True)
+    assert good.returncode == 0 and good.stdout.startswith("ready after")
+    other = [*command, "--key-file", client.server.key_file, "--model", "other", "--timeout", "0.3"]
+    bad = subprocess.run(other, capture_output=True, text=True)
+    assert bad.returncode == 1 and bad.stderr.startswith("not ready: other at")
+
+
+def test_ready_is_not_fooled_by_an_error(client: Client) -> None:
+    with pytest.raises(ValueError, match="status 404"):
+        ready.ask(client.server.url, "other", client.server.key_file, 5)
+
+
+def names(client: Client) -> set[str]:
+    """Every metric of the scrape, those without a sample yet included."""
+    with urllib.request.urlopen(f"{client.server.metrics_url}/metrics", timeout=10) as response:
+        page = response.read().decode()
+    kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)$", page, flags=re.M))
+    parts = [
+        f"{name}_{part}" for name, kind in kinds.items() if kind == "histogram" for part in ("bucket", "sum", "count")
+    ]
+    return kinds.keys() | set(parts)
+
+
+def metrics_of(expression: str) -> set[str]:
+    """The metrics that a PromQL expression reads: its words that are no label, function, duration or operator."""
+    bare = re.sub(r'"[^"]*"', "", expression)
+    bare = re.sub(r"\{[^}]*\}|\[[^]]*\]|\b(?:by|on|ignoring|group_left|group_right) *\([^)]*\)", "", bare)
+    words = re.findall(r"(?<![\w.])[a-zA-Z_:][\w:]*(?! *\()\b(?! *\()", bare)
+    return set(words) - {"and", "or", "unless", "offset", "sum", "max", "by", "ignoring", "group_left", "on"}
+
+
+def test_the_reader_of_expressions_reads() -> None:
+    query = 'sum by (a) (rate(x_total{l="y"}[5m])) / on (b) group_left max(z offset 10m) > 100e3 and w_bucket'
+    assert metrics_of(query) == {"x_total", "z", "w_bucket"}
+
+
+def test_dashboard_alerts_and_autoscaler_refer_to_metrics_that_exist(client: Client) -> None:
+    alerts = yaml.safe_load((MONITORING / "alerts.yaml").read_text())["groups"]
+    dashboard = json.loads((MONITORING / "dashboard.json").read_text())
+    adapter = yaml.safe_load((ROOT / "serve" / "kubernetes" / "adapter.yaml").read_text())["rules"]["custom"]
+    variables = [
+        re.search(r"\((\w+),", item["query"])[1] for item in dashboard["templating"]["list"] if "(" in item["query"]
+    ]
+    expressions = [
+        *(rule["expr"] for group in alerts for rule in group["rules"]),
+        *(target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])),
+        *(re.sub(r"<<[^>]*>>", "", query) for rule in adapter for query in (rule["seriesQuery"], rule["metricsQuery"])),
+        *variables,
+    ]
+    assert len(expressions) > 25
+    # Prometheus itself makes `up`.
+    known = names(client) | {"up"}
+    for expression in expressions:
+        assert (read := metrics_of(expression)) and read <= known, (expression, read - known)
