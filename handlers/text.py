@@ -44,7 +44,7 @@ class Cleaning:
 
     def __call__(self, text: str) -> str:
         """Clean one post. Idempotent but for stemming (Porter's stem of a stem may differ)."""
-        text = _CONTROL.sub(" ", few_marks(unicodedata.normalize("NFKC", few_marks(text))))
+        text = _CONTROL.sub(" ", normalized(text))
         if self.letters_only:
             text = _NOT_LETTERS.sub(" ", text.lower())
         text = _SPACE.sub(" ", text).strip()
@@ -68,7 +68,12 @@ class Cleaning:
         return cls(fields["letters_only"], tuple(fields["stop_words"]), fields["stem"])
 
 
-def few_marks(text: str) -> str:
+def normalized(text: str) -> str:
+    """Unicode's form NFKC, with at most MOST_MARKS combining marks in a row; up to eighteen times as long."""
+    return text if text.isascii() else _few_marks(unicodedata.normalize("NFKC", _few_marks(text)))
+
+
+def _few_marks(text: str) -> str:
     """Drop what goes beyond MOST_MARKS combining marks in a row: to sort a million of them takes Python an hour."""
     # Also characters that only become marks when they are decomposed, as the half-width Katakana ones do.
     marks = [char for char in set(text) if unicodedata.combining(unicodedata.normalize("NFKD", char)[0])]
