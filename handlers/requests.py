@@ -9,6 +9,7 @@ from typing import Any
 from handlers.bodies import HOW, decode, document
 from handlers.errors import RequestError
 from handlers.explaining import DEFAULT, METHODS
+from handlers.text import normalized
 
 # All are per request and bound what one batch can cost, so that no batch outlives the server's response timeout.
 MAX_CHARACTERS = 1_000_000
@@ -175,7 +176,8 @@ def _posts(value: Any, field: str) -> tuple[str, ...]:
     if len(items) > MAX_POSTS:
         raise RequestError(413, f"there are more than {MAX_POSTS} posts", field, "send them in several requests")
     posts = tuple(_post(item, f"{field}[{i}]" if several else field) for i, item in enumerate(items))
-    if sum(map(len, posts)) > MAX_CHARACTERS:
+    # Counted as the model reads them too: one character can stand for eighteen.
+    if sum(map(len, posts)) > MAX_CHARACTERS or sum(len(normalized(post)) for post in posts) > MAX_CHARACTERS:
         mend = "send a shorter post, or fewer of them; only the beginning of a long post is read by the transformer"
         raise RequestError(413, f"there are more than {MAX_CHARACTERS} characters", field, mend)
     return posts

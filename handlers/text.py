@@ -21,6 +21,9 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffd\ud800-\udfff]")
 _NOT_LETTERS = re.compile(r"[\W\d_]+")
 _SPACE = re.compile(r"\s+")
 
+# Combining marks on one letter, Unicode's own bound (https://www.unicode.org/reports/tr15/#Stream_Safe_Text_Format).
+MOST_MARKS = 30
+
 # The transformer reads `max_tokens` tokens. Text far beyond them is cut before it is tokenised, so that a post of a
 # megabyte costs no more than a long one; sixteen characters a token is over three times what English needs.
 CHARACTERS_PER_TOKEN = 16
@@ -41,7 +44,7 @@ class Cleaning:
 
     def __call__(self, text: str) -> str:
         """Clean one post. Idempotent but for stemming (Porter's stem of a stem may differ)."""
-        text = _CONTROL.sub(" ", unicodedata.normalize("NFKC", text))
+        text = _CONTROL.sub(" ", normalized(text))
         if self.letters_only:
             text = _NOT_LETTERS.sub(" ", text.lower())
         text = _SPACE.sub(" ", text).strip()
@@ -63,6 +66,21 @@ class Cleaning:
         """Read what `save` wrote. Raises FileNotFoundError where it is missing."""
         fields = json.loads((folder / CLEANING_FILE).read_text())
         return cls(fields["letters_only"], tuple(fields["stop_words"]), fields["stem"])
+
+
+def normalized(text: str) -> str:
+    """Unicode's form NFKC, with at most MOST_MARKS combining marks in a row; up to eighteen times as long."""
+    return text if text.isascii() else _few_marks(unicodedata.normalize("NFKC", _few_marks(text)))
+
+
+def _few_marks(text: str) -> str:
+    """Drop what goes beyond MOST_MARKS combining marks in a row: to sort a million of them takes Python an hour."""
+    # Also characters that only become marks when they are decomposed, as the half-width Katakana ones do.
+    marks = [char for char in set(text) if unicodedata.combining(unicodedata.normalize("NFKD", char)[0])]
+    if not marks:
+        return text
+    any_mark = f"[{''.join(map(re.escape, sorted(marks)))}]"
+    return re.sub(f"({any_mark}{{{MOST_MARKS}}}){any_mark}+", r"\1", text)
 
 
 @functools.cache

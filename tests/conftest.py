@@ -48,15 +48,24 @@ POSTS = {
 @pytest.fixture(scope="session")
 def corpus() -> tuple[list[str], list[int]]:
     """Nine posts and their classes."""
+    return tiny_corpus()
+
+
+def tiny_corpus() -> tuple[list[str], list[int]]:
+    """Nine posts and their classes."""
     texts = [text for label in LABELS for text in POSTS[label]]
     return texts, [index for index, label in enumerate(LABELS) for _ in POSTS[label]]
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, corpus: tuple[list[str], list[int]]) -> Path:
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny bundle, built once."""
+    return build_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+def build_bundle(folder: Path) -> Path:
     """A complete bundle (random transformer, trained linear part, a cascade margin that some posts reach)."""
-    texts, labels = corpus
-    folder = tmp_path_factory.mktemp("bundle")
+    texts, labels = tiny_corpus()
     tokenizer = BertWordPieceTokenizer(lowercase=True)
     tokenizer.train_from_iterator(texts, vocab_size=200, min_frequency=1, show_progress=False)
     tokenizer.post_processor = _with_special_tokens(tokenizer)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.text import Cleaning, Encoder, pack_by_length, pad
+from handlers.text import MOST_MARKS, Cleaning, Encoder, pack_by_length, pad
 
 STOP_WORDS = ("the", "of", "and")
 ANY_TEXT = st.text() | st.text(st.sampled_from("aAéE\u0301İΣßǅ \t\n\r\x00\x85\u2028\ufeff.,'-_0123the"))
@@ -50,6 +50,15 @@ def test_no_control_characters_are_left(text: str) -> None:
 )
 def test_cleaning_by_example(raw: str, letters_only: bool, expected: str) -> None:
     assert Cleaning(letters_only)(raw) == expected
+
+
+@pytest.mark.parametrize("marks", ["\u0316\u0300", "\uff9e\u0300", "\u0344"])
+def test_a_tower_of_marks_is_cut(marks: str) -> None:
+    # The time to normalise it grows with the square of its height: half a million marks would kill a worker.
+    clean = Cleaning(letters_only=False)
+    assert len(clean("a" + marks * 1000)) <= 1 + MOST_MARKS
+    assert clean(clean("a" + marks * 1000)) == clean("a" + marks * 1000)
+    assert clean("Cafe\u0301 a" + "\u0316" * MOST_MARKS) == "Caf\u00e9 a" + "\u0316" * MOST_MARKS
 
 
 def test_stop_words_go_in_any_case() -> None:

@@ -1,0 +1,111 @@
+"""kill -9 on the worker, every few seconds under load: how soon are there answers again, and which requests fail?
+
+    python -m tests.bench.kill --seconds 60 --period 5
+
+Exit status 1 where answers took longer than --within to come back, a request failed that was not in flight when a
+worker was killed, one got no answer within --timeout, or an answer differed from the one before.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from loadtest.posts import read_posts
+from stages.stage import StageError
+from stages.torchserve import Server, serving
+from tests.bench.archives import with_workers
+from tests.bench.client import Client
+from tests.bench.traffic import Exchange, arguments, load, post, report
+from tests.bench.verdict import same
+from tests.bench.worker import parse
+
+CLIENTS = 4
+POSTS = 20
+
+
+def run(archive: Path, posts: Path, seconds: float, period: float, timeout: float) -> dict[str, Any]:
+    """Serve `archive`, load it, and kill its oldest worker every `period` seconds. Returns what happened."""
+    bodies = [post(text) for text in read_posts(posts)[0][:POSTS]]
+    with serving(archive, archive.stem) as server:
+        client = Client(server, archive.stem, timeout)
+        expected = [parse(client.post(body).body) for body in bodies]
+        until = time.monotonic() + seconds
+        kills: list[float] = []
+        killer = threading.Thread(target=_kill, args=(server, period, until - period, kills))
+        killer.start()
+        exchanges = load(client, bodies, CLIENTS, until)
+        killer.join()
+        return verdict(exchanges, expected, kills) | {"log": _restarts(server.log)}
+
+
+def _kill(server: Server, period: float, until: float, kills: list[float]) -> None:
+    while time.monotonic() < until:
+        time.sleep(period)
+        workers = sorted(server.workers, key=psutil.Process.create_time)
+        if workers:
+            workers[0].kill()
+            kills.append(time.monotonic())
+
+
+def verdict(exchanges: Sequence[Exchange], expected: Sequence[Any], kills: Sequence[float]) -> dict[str, Any]:
+    """What the exchanges say. back_s: seconds from each kill to the next right answer to a request sent after it."""
+    good = [exchange.reply for exchange in exchanges if exchange.reply.status == 200]
+    failed = [exchange.reply for exchange in exchanges if exchange.reply.status != 200]
+    in_flight = [any(reply.sent <= kill <= reply.sent + reply.seconds for kill in kills) for reply in failed]
+    back = []
+    for kill in kills:
+        answered = [reply.sent + reply.seconds - kill for reply in good if reply.sent > kill]
+        back.append(round(min(answered), 2) if answered else None)
+    wrong = sum(
+        exchange.reply.status == 200 and not same(parse(exchange.reply.body), expected[exchange.number])
+        for exchange in exchanges
+    )
+    return {
+        "kills": len(kills),
+        "back_s": back,
+        "answered": len(good),
+        "slowest_s": round(max((reply.seconds for reply in good), default=0.0), 2),
+        "failed": len(failed),
+        "failed_not_in_flight": len(failed) - sum(in_flight),
+        "failures": dict(Counter(f"{reply.status} {reply.body[:60].decode(errors='replace')}" for reply in failed)),
+        "no_answer_in_time": sum(reply.status == 0 and reply.body == b"TimeoutError" for reply in failed),
+        "wrong_answers": wrong,
+    }
+
+
+def _restarts(log: Path) -> dict[str, int]:
+    """How often, and after how long, the front end started a worker again, in its own words."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return dict(Counter(line.split("Retry worker: ")[1].split(" ", 1)[1] for line in lines if "Retry worker: " in line))
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--workers", type=int, default=0, help="instead of the archive's own number of them")
+    parser.add_argument("--period", type=float, default=5, help="seconds between kills")
+    parser.add_argument("--timeout", type=float, default=30, help="seconds that a client waits")
+    parser.add_argument("--within", type=float, default=10, help="seconds until there must be answers again")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        archive = with_workers(options.archive, options.workers, Path(folder)) if options.workers else options.archive
+        try:
+            figures = run(archive, options.posts, options.seconds, options.period, options.timeout)
+        except StageError as error:
+            sys.exit(f"kill: {error}")
+    report(figures, options.output)
+    late = any(back is None or back > options.within for back in figures["back_s"])
+    sys.exit(late or any(figures[key] for key in ("failed_not_in_flight", "no_answer_in_time", "wrong_answers")))
+
+
+if __name__ == "__main__":
+    main()

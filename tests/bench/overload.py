@@ -1,0 +1,114 @@
+"""Overload: at several times the capacity, refusals are fast, accepted requests are in time, memory stays bounded.
+
+    python -m tests.bench.overload --times 4 --seconds 60
+
+--capacity is requests a second; without it, the search of stage `benchmark` finds it first. Exit status 1 where the
+99th percentile of the refusals or of the accepted requests was over its objective, or anything but a refusal failed.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from loadtest.openloop import percentile
+from stages.benchmark import Plan, capacity, search
+from stages.files import read_json
+from stages.loadrun import run as run_locust
+from stages.stage import StageError
+from stages.torchserve import Server, serving
+from tests.bench.traffic import arguments, report
+
+# How TorchServe words a full queue; that there is no worker is not what it means.
+FULL_QUEUE = "has no worker to serve inference request"
+FIRST_RATE = 20.0
+
+
+def run(
+    archive: Path, posts: Path, seed: int, slo_ms: float, rate: float, times: float, seconds: float
+) -> dict[str, Any]:
+    """Measure one archive. rate: its capacity, 0 to search for it. Returns the figures."""
+    with tempfile.TemporaryDirectory() as folder, serving(archive, archive.stem) as server:
+        samples = Path(folder)
+        plan = Plan(seed, slo_ms, requests=400, warmup=0, steps=5, seconds=15, users=(), full_path=False)
+        common = {"server": server, "model": archive.stem, "posts": posts, "seed": seed}
+        run_locust(**common, requests=60, samples=samples / "warm-up.csv", users=4)
+        if not rate:
+            points = search(server, archive.stem, posts, samples, plan, FIRST_RATE, full_path=False)
+            rate = capacity(points, slo_ms)["capacity_rps"]
+        at_capacity = run_locust(**common, requests=round(rate * 15), samples=samples / "capacity.csv", rate=rate)
+        with Memory(server) as memory:
+            offered = rate * times
+            path = samples / "overload.csv"
+            point = run_locust(**common, requests=round(offered * seconds), samples=path, rate=offered)
+        return {
+            "capacity_rps": rate,
+            "offered_rps": round(offered, 1),
+            "at_capacity": {"p99_ms": round(at_capacity.p99_ms, 1), "errors": at_capacity.errors},
+            **split(path),
+            "resident_mb": {"before": round(memory.seen[0]), "most": round(max(memory.seen))},
+            "generator": {"lag_p99_ms": round(point.lag_p99_ms, 1), "core_share": round(point.core_share, 2)},
+        }
+
+
+def split(samples: Path) -> dict[str, Any]:
+    """Accepted and refused requests of a run, from its raw samples and from what it says of its failures."""
+    with samples.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    wrong = {
+        what: n for what, n in read_json(samples.with_suffix(".json"))["problems"].items() if FULL_QUEUE not in what
+    }
+    span = max(float(row["scheduled_s"]) for row in rows) - min(float(row["scheduled_s"]) for row in rows)
+    figures: dict[str, Any] = {"failed_otherwise": wrong}
+    for name, ok in (("accepted", "1"), ("refused", "0")):
+        latencies = [float(row["latency_ms"]) for row in rows if row["ok"] == ok]
+        figures[name] = {"requests": len(latencies), "rps": round(len(latencies) / span, 1)}
+        for share in (0.5, 0.99):
+            figures[name][f"p{share * 100:.0f}_ms"] = round(percentile(latencies, share), 1) if latencies else None
+    return figures
+
+
+class Memory:
+    """Resident megabytes of a server, once a second while the block runs."""
+
+    def __init__(self, server: Server) -> None:
+        self.server, self.seen = server, [server.resident_mb()]
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def _watch(self) -> None:
+        while not self._end.wait(1):
+            self.seen.append(self.server.resident_mb())
+
+    def __enter__(self) -> Memory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--capacity", type=float, default=0.0, help="requests a second (default: search for it)")
+    parser.add_argument("--times", type=float, default=4)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--slo-ms", type=float, default=250, help="p99 of accepted requests")
+    parser.add_argument("--refusal-ms", type=float, default=50, help="p99 of refusals")
+    o = parser.parse_args()
+    try:
+        figures = run(o.archive, o.posts, o.seed, o.slo_ms, o.capacity, o.times, o.seconds)
+    except StageError as error:
+        sys.exit(f"overload: {error}")
+    report(figures, o.output)
+    slow = [(figures["accepted"]["p99_ms"], o.slo_ms), (figures["refused"]["p99_ms"], o.refusal_ms)]
+    sys.exit(bool(figures["failed_otherwise"]) or any(p99 is None or p99 > most for p99, most in slow))
+
+
+if __name__ == "__main__":
+    main()

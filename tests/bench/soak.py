@@ -1,0 +1,122 @@
+"""Soak: mixed traffic for a while; memory and file descriptors must not grow.
+
+    python -m tests.bench.soak --minutes 30
+
+Predictions, explanations, long posts and bad bodies, from many clients. Exit status 1 where resident memory grew by
+more than --slope megabytes a minute after the warm-up, descriptors grew, or an answer was not as promised.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from loadtest.posts import read_posts
+from stages.stage import StageError
+from stages.torchserve import Server, serving
+from tests.bench.bodies import Body, corpus
+from tests.bench.client import Client
+from tests.bench.traffic import arguments, load, post, report
+from tests.bench.verdict import fault
+
+CLIENTS = 4
+POSTS = 200
+LONG = 20_000
+# The first third is warm-up: the server's heap and the allocator's arenas fill until then.
+WARM_UP = 1 / 3
+INTERVAL_S = 1.0
+
+
+def traffic(posts: list[str]) -> list[Body]:
+    """What is sent: of ten requests six predictions, two explanations, one long post, one bad body."""
+    bad = [body for body in corpus() if len(body.raw) < LONG and not body.media.startswith("multipart")]
+    bodies = []
+    for number, text in enumerate(posts):
+        kind = number % 10
+        if kind < 6:
+            bodies.append(post(text, **({"fast_path": "off"} if kind == 0 else {})))
+        elif kind < 8:
+            bodies.append(Body("explain", post(text).raw, endpoint="explanations"))
+        elif kind == 8:
+            bodies.append(post((" ".join(posts))[:LONG]))
+        else:
+            bodies.append(bad[number // 10 % len(bad)])
+    return bodies
+
+
+def run(archive: Path, posts: Path, minutes: float) -> dict[str, Any]:
+    """Serve `archive` under mixed traffic. Returns slopes, totals and problems."""
+    bodies = traffic(read_posts(posts)[0][:POSTS])
+    with serving(archive, archive.stem) as server:
+        client = Client(server, archive.stem)
+        started = time.monotonic()
+        until = started + minutes * 60
+        rows: list[tuple[float, float, int]] = []
+        watcher = threading.Thread(target=_watch, args=(server, started, until, rows))
+        watcher.start()
+        exchanges = load(client, bodies, CLIENTS, until)
+        watcher.join()
+    problems: Counter[str] = Counter()
+    for exchange in exchanges:
+        reply, body = exchange.reply, bodies[exchange.number]
+        # A malformed declaration is refused by the front end, in its own words.
+        refused = 400 <= reply.status < 500 and b'"type"' in reply.body
+        if not refused and (problem := fault(reply.status, reply.media, reply.body)):
+            problems[f"{body.name}: {problem}"] += 1
+    kept = np.array([row for row in rows if row[0] >= WARM_UP * minutes * 60])
+    half = len(kept) // 2
+    return {
+        "minutes": minutes,
+        "requests": len(exchanges),
+        "codes": {str(code): n for code, n in sorted(Counter(e.reply.status for e in exchanges).items())},
+        "problems": dict(problems),
+        "resident_mb": {"after_warm_up": round(kept[0, 1]), "end": round(kept[-1, 1])},
+        "mb_a_minute": round(float(np.polyfit(kept[:, 0] / 60, kept[:, 1], 1)[0]), 3),
+        # Connections come and go within a second, so the least of each half is what stays open.
+        "descriptors": {"first_half": int(kept[:half, 2].min()), "second_half": int(kept[half:, 2].min())},
+    }
+
+
+def _watch(server: Server, started: float, until: float, rows: list[tuple[float, float, int]]) -> None:
+    """Every second (seconds, resident megabytes, open descriptors) of the front end and its workers."""
+    with tqdm(total=round(until - started), desc="soak", unit="s") as bar:
+        while (now := time.monotonic()) < until:
+            processes = [server.frontend, *server.workers]
+            rows.append((now - started, server.resident_mb(), sum(process.num_fds() for process in processes)))
+            bar.update(round(now - started) - bar.n)
+            time.sleep(INTERVAL_S)
+
+
+def grew(figures: dict[str, Any], slope: float) -> list[str]:
+    """What must not have happened, a line each."""
+    descriptors = figures["descriptors"]
+    lines = [f"{what}: {count}" for what, count in figures["problems"].items()]
+    if figures["mb_a_minute"] > slope:
+        lines.append(f"memory grew by {figures['mb_a_minute']} MB a minute")
+    if descriptors["second_half"] > descriptors["first_half"]:
+        lines.append(f"descriptors grew from {descriptors['first_half']} to {descriptors['second_half']}")
+    return lines
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--slope", type=float, default=1.0, help="megabytes a minute")
+    options = parser.parse_args()
+    try:
+        figures = run(options.archive, options.posts, options.minutes)
+    except StageError as error:
+        sys.exit(f"soak: {error}")
+    report(figures, options.output)
+    sys.exit("; ".join(grew(figures, options.slope)) or 0)
+
+
+if __name__ == "__main__":
+    main()

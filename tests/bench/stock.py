@@ -1,0 +1,187 @@
+"""Our served model against TorchServe's stock Hugging Face handler: same posts, machine, threads and model work.
+
+    python -m tests.bench.stock --output ratios.json
+    python -m tests.bench.stock --archive outputs/model_store/newsgroups-onnx.mar --output onnx.json noop ours
+
+First what the server itself costs (`noop`: a handler that does nothing), which bounds all; then `ours` with the
+cascade off and on, `stock`, and `limit`: the same engine in process, in batches as large as the server's. Parts run in
+one go, or one by one: each adds its figures to --output, and the ratios are those of whatever is there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import accuracy_score, f1_score
+from tqdm import tqdm
+
+from handlers.newsgroups import NewsgroupsHandler
+from handlers.newsgroups_onnx import NewsgroupsOnnxHandler
+from stages.archive import build_archive
+from stages.benchmark import Plan, capacity, search
+from stages.corpus import label_names, load_split
+from stages.files import read_json
+from stages.loadrun import run as run_locust
+from stages.package import HANDLERS, MODEL_CONFIG
+from stages.paths import SELECTED
+from stages.stage import StageError
+from stages.torchserve import Server, serving
+from tests.bench.client import Client
+from tests.bench.traffic import arguments, post, report
+from tests.bench.worker import Worker, parse
+
+BENCH = Path(__file__).resolve().parent
+PARTS = ("noop", "ours", "stock", "limit")
+CLIENTS = 8
+SATURATING = 32
+BATCH = 16
+# Posts whose answers are scored, and of the in-process run.
+SCORED, LIMIT_POSTS = 1000, 640
+FIRST_RATE = 0.7
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all parts share. posts: parquet file of a prepared split."""
+
+    archive: Path
+    bundle: Path
+    posts: Path
+    plan: Plan
+
+    def noop(self, folder: Path) -> dict[str, Any]:
+        """Closed loops against the handler that does nothing."""
+        archive = folder / "noop.mar"
+        build_archive(archive, "1.0", BENCH / "noop_handler.py", MODEL_CONFIG, {})
+        with serving(archive, archive.stem) as server:
+            self._loop(server, "noop", folder, users=8, requests=500)
+            points = {users: self._loop(server, "noop", folder, users, 400 * min(users, 8)) for users in (1, 8, 32)}
+        return {f"users_{users}": {"rps": round(p.rps, 1), "p50_ms": round(p.p50_ms, 2)} for users, p in points.items()}
+
+    def ours(self, folder: Path) -> dict[str, Any]:
+        """Our archive: capacity and quality with the cascade off and on, and what it gets through when saturated."""
+        name = self.archive.stem
+        figures: dict[str, Any] = {"archive": self.archive.name}
+        with serving(self.archive, name) as server:
+            for cascade, full_path in (("off", True), ("on", False)):
+                figures[cascade] = self._measure(server, name, folder / cascade, full_path)
+        return figures
+
+    def stock(self, folder: Path) -> dict[str, Any]:
+        """The stock handler with the weights of our bundle."""
+        modules = {f"handlers/{name}": HANDLERS / name for name in ("__init__.py", "config.py", "model.py")}
+        files = {name: self.bundle / name for name in ("config.json", "model.safetensors", "tokenizer.json")}
+        archive = folder / "stock.mar"
+        build_archive(archive, "1.0", BENCH / "stock_handler.py", MODEL_CONFIG, modules | files)
+        with serving(archive, archive.stem) as server:
+            return self._measure(server, archive.stem, folder / "stock", full_path=False)
+
+    def limit(self, folder: Path) -> dict[str, Any]:
+        """Posts a second of the archive's predictor in process, batches of BATCH, cascade off; no server, no client."""
+        with zipfile.ZipFile(self.archive) as archive:
+            archive.extractall(folder / "unpacked")
+        handler = NewsgroupsOnnxHandler() if "onnx" in self.archive.stem else NewsgroupsHandler()
+        predictor = Worker(folder / "unpacked", handler).handler.predictor
+        texts, _, _ = self._sample(LIMIT_POSTS)
+        predictor.predict(texts[: 4 * BATCH], fast_path=False)
+        started = time.perf_counter()
+        for first in range(0, len(texts), BATCH):
+            predictor.predict(texts[first : first + BATCH], fast_path=False)
+        return {"rps": round(len(texts) / (time.perf_counter() - started), 1), "batch": BATCH}
+
+    def _measure(self, server: Server, name: str, folder: Path, full_path: bool) -> dict[str, Any]:
+        """Quality of the served answers, saturated throughput, and capacity within the objective."""
+        options = {"fast_path": "off"} if full_path else {}
+        quality = self._quality(server, name, options)
+        saturated = self._loop(server, name, folder, SATURATING, 400, full_path)
+        points = search(
+            server, name, self.posts, folder, self.plan, max(saturated.rps * FIRST_RATE, 1.0), full_path=full_path
+        )
+        return quality | {"saturated_rps": round(saturated.rps, 1)} | capacity(points, self.plan.slo_ms)
+
+    def _quality(self, server: Server, name: str, options: dict[str, str]) -> dict[str, float]:
+        """Accuracy and macro-F1 of the answers to SCORED posts; also warms the server up."""
+        texts, truth, labels = self._sample(SCORED)
+        client = Client(server, name)
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            replies = list(tqdm(pool.map(lambda text: client.post(post(text, **options)), texts), name, len(texts)))
+        if wrong := [reply for reply in replies if reply.status != 200]:
+            raise StageError(f"{name}: {len(wrong)} of {len(replies)} posts got no answer: {wrong[0].body[:200]!r}")
+        found = [labels.index(parse(reply.body)["label"]) for reply in replies]
+        return {
+            "accuracy": round(accuracy_score(truth, found), 4),
+            "macro_f1": round(f1_score(truth, found, average="macro"), 4),
+        }
+
+    def _sample(self, count: int) -> tuple[list[str], list[int], list[str]]:
+        """Texts, labels and label names of posts drawn from the split."""
+        split = load_split(self.posts.parent, self.posts.stem)
+        chosen = np.random.default_rng(self.plan.seed).permutation(len(split))[:count]
+        drawn = split.select(chosen)
+        usable = [row for row in drawn if any(map(str.isalpha, row["text"]))]
+        return [row["text"] for row in usable], [row["label"] for row in usable], label_names(split)
+
+    def _loop(self, server: Server, name: str, folder: Path, users: int, requests: int, full_path: bool = False) -> Any:
+        """A closed loop."""
+        path = folder / f"users-{users}.csv"
+        return run_locust(server, name, self.posts, self.plan.seed, requests, path, users=users, full_path=full_path)
+
+
+def ratios(figures: dict[str, Any]) -> dict[str, float]:
+    """Ours over stock, served over in process; of the parts that were measured."""
+    found = {}
+    ours, stock, limit = (figures.get(part) for part in PARTS[1:])
+    if ours and stock:
+        for cascade in ("off", "on"):
+            for what in ("capacity_rps", "saturated_rps"):
+                if stock[what]:
+                    found[f"{what}_cascade_{cascade}_over_stock"] = round(ours[cascade][what] / stock[what], 2)
+            found[f"macro_f1_cascade_{cascade}_less_stock"] = round(ours[cascade]["macro_f1"] - stock["macro_f1"], 4)
+    if ours and limit:
+        found["saturated_over_in_process"] = round(ours["off"]["saturated_rps"] / limit["rps"], 2)
+    return found
+
+
+def measure(bench: Bench, parts: Sequence[str], output: Path | None) -> dict[str, Any]:
+    """Run the parts, one after another; figures of earlier runs in `output` are kept."""
+    figures = read_json(output) if output and output.is_file() else {}
+    for part in parts:
+        with tempfile.TemporaryDirectory() as folder:
+            figures[part] = getattr(bench, part)(Path(folder))
+        print(part, json.dumps(figures[part]), file=sys.stderr)
+    return figures | {"ratios": ratios(figures)}
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("--bundle", type=Path, default=SELECTED, help="folder with the weights of the stock handler")
+    parser.add_argument("--slo-ms", type=float, default=250)
+    parser.add_argument("--steps", type=int, default=5, help="of the search for the capacity")
+    options = parser.parse_args()
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"unknown part {unknown.pop()!r}: choose of {', '.join(PARTS)}")
+    plan = Plan(options.seed, options.slo_ms, 500, 0, options.steps, seconds=15, users=(), full_path=True)
+    logging.basicConfig(level=logging.WARNING, format="stock: %(message)s")
+    logging.getLogger("stages").setLevel(logging.INFO)
+    try:
+        bench = Bench(options.archive, options.bundle, options.posts, plan)
+        figures = measure(bench, options.parts or PARTS, options.output)
+    except StageError as error:
+        sys.exit(f"stock: {error}")
+    report(figures, options.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""What the server benchmarks conclude from known samples, and a minute of soak where that is asked for."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.bench import soak
+from tests.bench.archives import torch_archive, with_workers
+from tests.bench.client import Reply
+from tests.bench.kill import verdict
+from tests.bench.overload import split
+from tests.bench.stock import ratios
+from tests.bench.traffic import Exchange
+from tests.conftest import POSTS
+
+FULL = 'status 503: Model "newsgroups" has no worker to serve inference request. Please use scale workers API'
+
+
+def exchange(sent: float, seconds: float, status: int = 200, body: bytes = b'{"label": "a"}') -> Exchange:
+    return Exchange(0, Reply(status, "application/json", body, sent, seconds))
+
+
+def test_only_what_was_in_flight_may_fail() -> None:
+    exchanges = [
+        exchange(0, 0.5),
+        exchange(9.9, 0.2, 503, b"Worker died."),
+        exchange(10.2, 0.1, 503, b"Worker died."),
+        exchange(10.3, 3.0),
+        exchange(14.0, 0.1, body=b'{"label": "b"}'),
+        exchange(14.5, 30.0, 0, b"TimeoutError"),
+    ]
+    figures = verdict(exchanges, [{"label": "a"}], [10.0, 20.0])
+    assert figures["back_s"] == [3.3, None]
+    assert (figures["failed"], figures["failed_not_in_flight"], figures["no_answer_in_time"]) == (3, 1, 1)
+    assert figures["wrong_answers"] == 1 and figures["answered"] == 3
+
+
+def test_refused_and_accepted_are_told_apart(tmp_path: Path) -> None:
+    rows = [f"{i},{100 + i},0,1" for i in range(10)] + [f"{i},{5 + i},0,0" for i in range(10)]
+    (tmp_path / "s.csv").write_text("\n".join(["scheduled_s,latency_ms,lag_ms,ok", *rows]) + "\n")
+    (tmp_path / "s.json").write_text(json.dumps({"problems": {FULL: 9, "the label is unknown": 1}}))
+    figures = split(tmp_path / "s.csv")
+    assert figures["accepted"] == {"requests": 10, "rps": 1.1, "p50_ms": 104.0, "p99_ms": 109.0}
+    assert figures["refused"]["p99_ms"] == 14.0
+    assert figures["failed_otherwise"] == {"the label is unknown": 1}
+
+
+def test_ratios_of_what_was_measured() -> None:
+    def measured(rps: float, f1: float) -> dict[str, float]:
+        return {"capacity_rps": rps, "saturated_rps": 2 * rps, "macro_f1": f1}
+
+    figures = {"ours": {"off": measured(30, 0.88), "on": measured(90, 0.89)}, "stock": measured(15, 0.87)}
+    found = ratios(figures | {"limit": {"rps": 80.0}})
+    assert found["capacity_rps_cascade_off_over_stock"] == 2 and found["capacity_rps_cascade_on_over_stock"] == 6
+    assert found["macro_f1_cascade_on_less_stock"] == 0.02
+    assert found["saturated_over_in_process"] == 0.75
+    assert ratios({"noop": {}}) == {}
+
+
+def test_growth_is_noticed() -> None:
+    figures = {"problems": {}, "mb_a_minute": 0.9, "descriptors": {"first_half": 90, "second_half": 90}}
+    assert soak.grew(figures, 1.0) == []
+    worse = {"problems": {"bad: no JSON": 2}, "mb_a_minute": 1.1, "descriptors": {"first_half": 90, "second_half": 91}}
+    assert len(soak.grew(worse, 1.0)) == 3
+
+
+def test_an_archive_with_more_workers_differs_in_nothing_else(tiny_bundle: Path, tmp_path: Path) -> None:
+    usual = torch_archive(tiny_bundle, tmp_path / "newsgroups.mar")
+    (tmp_path / "two").mkdir()
+    with zipfile.ZipFile(usual) as one, zipfile.ZipFile(with_workers(usual, 2, tmp_path / "two")) as two:
+        assert one.namelist() == two.namelist()
+        changed = [name for name in one.namelist() if one.read(name) != two.read(name)]
+        config = yaml.safe_load(two.read("newsgroups.yaml"))
+    assert changed == ["newsgroups.yaml"] and (config["minWorkers"], config["maxWorkers"]) == (2, 2)
+
+
+@pytest.mark.soak
+def test_a_minute_of_mixed_traffic(tiny_bundle: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if "soak" not in request.config.getoption("-m"):
+        pytest.skip("takes a minute and a quiet machine: pytest -m soak")
+    posts = tmp_path / "posts.txt"
+    posts.write_text("\n".join(text for texts in POSTS.values() for text in texts * 7))
+    figures = soak.run(torch_archive(tiny_bundle, tmp_path / "newsgroups.mar"), posts, minutes=1)
+    # In its first minute the front end's heap still fills, so memory has more room here than in a run of half an hour.
+    assert soak.grew(figures, slope=60) == []
+    assert {"200", "400", "422"} <= figures["codes"].keys()
