@@ -17,7 +17,7 @@ from stages.corpus import label_names, load_split, save_split
 from stages.files import write_csv, write_json
 from stages.params import load
 from stages.paths import EVALUATION, FUSED, METRICS, PLOTS, PREPARED
-from stages.scoring import load_predictor, raw_scores
+from stages.scoring import load_predictor, raw_scores, save_logits
 from stages.stage import StageError, stage
 
 CHUNK = 256  # posts between two steps of the progress bar
@@ -58,7 +58,7 @@ def evaluate(
     report = {}
     for name, split in (("validation", validation), ("test", test)):
         actual = np.array(split["label"])
-        probabilities, fast = systems(predictor, split["text"], name)
+        probabilities, fast, logits = systems(predictor, split["text"], name)
         report[name] = measure(actual, probabilities, fast, predictor.labels, seed)
     write_json(metrics_file, metrics.rounded(report))
 
@@ -76,6 +76,7 @@ def evaluate(
     rows = [[predictor.labels[a], predictor.labels[p]] for a, p in zip(actual, predicted, strict=True)]
     write_csv(plots_folder / "confusion.csv", ["actual", "predicted"], rows)
     save_split(predictions(test, shipped, fast, list(predictor.labels)), predictions_folder, "test")
+    save_logits(logits, predictions_folder)
 
 
 def check_labels(predictor: Predictor, split: Dataset, name: str) -> None:
@@ -86,8 +87,9 @@ def check_labels(predictor: Predictor, split: Dataset, name: str) -> None:
         raise StageError(f"the {name} split and the bundle know different classes: run dvc repro to build both again")
 
 
-def systems(predictor: Predictor, texts: list[str], name: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Probabilities [posts, classes] of raw posts from each system, and which posts the linear part answers alone.
+def systems(predictor: Predictor, texts: list[str], name: str) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Probabilities [posts, classes] of raw posts from each system, which posts the linear part answers alone, and the
+    transformer's logits.
 
     deep: the transformer as trained, uncalibrated. wide: the linear part, whose scores are no log-probabilities: read
     only their order. fused: both for every post. shipped: the cascade, what a
@@ -104,7 +106,7 @@ def systems(predictor: Predictor, texts: list[str], name: str) -> tuple[dict[str
     fast = fusion.sure(scores)
     fused = fusion.full(logits, scores)
     shipped = np.where(fast[:, None], fusion.alone(scores), fused)
-    return {"deep": softmax(logits), "wide": softmax(scores), "fused": fused, "shipped": shipped}, fast
+    return {"deep": softmax(logits), "wide": softmax(scores), "fused": fused, "shipped": shipped}, fast, logits
 
 
 def measure(

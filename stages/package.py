@@ -44,7 +44,7 @@ TORCH = Variant("newsgroups.py", ("config.py", "model.py", "torch_engine.py"), "
 # The ONNX entry derives from the other one, which therefore goes into the package too.
 GRAPH = Variant("newsgroups_onnx.py", ("newsgroups.py", "onnx_engine.py"), "model.onnx")
 VARIANTS = {"newsgroups": TORCH, "newsgroups-onnx": GRAPH, "newsgroups-onnx-int8": GRAPH}
-OPTIONAL = ("newsgroups-onnx-int8",)
+OPTIONAL = ("newsgroups-onnx", "newsgroups-onnx-int8")
 
 
 @dataclass(frozen=True)
