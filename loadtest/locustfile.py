@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import gevent
+import psutil
 from answers import wrong_explanation, wrong_prediction, wrong_refusal
 from gevent.pool import Group
 from locust import FastHttpUser, events, task
@@ -198,6 +199,9 @@ def prepare(environment: Environment, **_: Any) -> None:
             check_server(environment, run)
             run.reset_clocks()
     except (InputError, ValueError) as error:
+        # The workers of --processes would wait for their master for minutes.
+        for worker in psutil.Process().children():
+            worker.kill()
         sys.exit(f"loadtest: {error}")
 
 
