@@ -192,6 +192,7 @@ def test_a_failure_inside_still_stops_the_server(tmp_path: Path, monkeypatch: py
     (tmp_path / "x.mar").touch()
     started: list[int] = []
     monkeypatch.setattr(torchserve, "TORCHSERVE", ("sh", "-c", "sleep 60"))
+    monkeypatch.setattr(torchserve, "STOP_TIMEOUT", 0.1)
     monkeypatch.setattr(torchserve, "_wait", lambda launcher, *_: started.append(launcher.pid))
     with pytest.raises(KeyboardInterrupt), serving(tmp_path / "x.mar", "x"):
         raise KeyboardInterrupt
