@@ -11,6 +11,7 @@ TOLERANCE = 0.005
 
 _HINTS = {
     "InvalidKeyException": "wrong or expired key: give --key-file the key_file.json that the running server wrote",
+    "ServiceUnavailableException": "its worker is starting or its queue is full: wait for serve/ready.py, or send less",
     "ModelNotFoundException": "model not loaded: start the server with it, or name another one with --model",
 }
 

@@ -2,6 +2,7 @@
 
 Closed loop, for people:   locust -f loadtest/locustfile.py
 Open loop, for figures:    locust -f loadtest/locustfile.py --headless --rate 50 --requests 500 --samples samples.csv
+Several processes:         locust -f loadtest/locustfile.py --headless --processes 2 --users 32 --run-time 1m
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import gevent
+import psutil
 from answers import wrong_explanation, wrong_prediction, wrong_refusal
 from gevent.pool import Group
 from locust import FastHttpUser, events, task
@@ -184,14 +186,22 @@ def prepare(environment: Environment, **_: Any) -> None:
     try:
         if open_loop:
             schedule(options.rate, options.requests, options.seed)
-            if isinstance(environment.runner, MasterRunner | WorkerRunner) or environment.web_ui:
-                raise InputError("--rate is one process without a web page: add --headless, drop --processes")
-        if not isinstance(environment.runner, MasterRunner):
-            run = Visitor.run_ = Arrivals.run_ = Run(options)
-            if environment.web_ui is None:
-                check_server(environment, run)
-                run.reset_clocks()
+            if environment.web_ui:
+                raise InputError("--rate runs without a web page: add --headless")
+        # The workers of this run get the master's options.
+        if isinstance(environment.runner, MasterRunner):
+            for name in ("rate", "requests", "samples"):
+                if getattr(options, name):
+                    raise InputError(f"--{name} counts in one process: give --run-time instead, or drop --processes")
+        run = Visitor.run_ = Arrivals.run_ = Run(options)
+        # Workers, of which there may be many, leave the question to their master.
+        if environment.web_ui is None and not isinstance(environment.runner, WorkerRunner):
+            check_server(environment, run)
+            run.reset_clocks()
     except (InputError, ValueError) as error:
+        # The workers of --processes would wait for their master for minutes.
+        for worker in psutil.Process().children():
+            worker.kill()
         sys.exit(f"loadtest: {error}")
 
 
@@ -206,9 +216,12 @@ def check_server(environment: Environment, run: Run) -> None:
 
 @events.test_start.add_listener
 def note_start(environment: Environment, **_: Any) -> None:
-    """A run from the web page starts its clocks and counters anew."""
-    if environment.web_ui and not isinstance(environment.runner, MasterRunner):
+    """A run from the web page starts its clocks and counters anew; workers draw unlike posts from one seed."""
+    runner = environment.runner
+    if environment.web_ui and not isinstance(runner, MasterRunner):
         Visitor.run_ = Run(environment.parsed_options)
+    if isinstance(runner, WorkerRunner):
+        Visitor.run_.random.seed(environment.parsed_options.seed + runner.worker_index)
 
 
 @events.quitting.add_listener
@@ -217,7 +230,7 @@ def report(environment: Environment, **_: Any) -> None:
     if isinstance(environment.runner, WorkerRunner):
         return
     options, total = environment.parsed_options, environment.stats.total
-    if options.samples and not isinstance(environment.runner, MasterRunner):
+    if options.samples:
         Visitor.run_.write(Path(options.samples))
     if total.num_failures or not total.num_requests:
         environment.process_exit_code = 1

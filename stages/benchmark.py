@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import logging
+import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from loadtest.capacity import highest_rate
 from stages.files import read_json, replacing, write_csv, write_json
-from stages.loadrun import Point, problems, run
+from stages.html import write_section
+from stages.loadrun import Point, Target, latencies, problems, read_point, run
 from stages.params import load
 from stages.paths import METRICS, MODEL_STORE, PLOTS, PREPARED, SAMPLES
-from stages.serving_plot import COLUMNS, draw, recommendation
+from stages.serving_figures import Curve, Result, differences, metrics, rate, recommendation
+from stages.serving_page import section
+from stages.serving_plot import COLUMNS, draw_curves, draw_latencies, draw_quality
 from stages.stage import StageError, stage
 from stages.torchserve import Server, serving
 
-VARIANTS = ("newsgroups", "newsgroups-onnx", "newsgroups-onnx-int8")
+# Where each archive keeps its weights, whose hash says which export it was packed from.
+WEIGHTS = {
+    "newsgroups": "model.safetensors",
+    "newsgroups-onnx": "model.onnx",
+    "newsgroups-onnx-int8": "model.onnx",
+}
 # Where the search begins, as a share of what a closed loop got through.
 FIRST_RATE = 0.7
+# What is confirmed, as shares of the highest rate that the search found: one that should hold, one that should not.
+CONFIRMED = (0.9, 1.1)
 FEWEST_REQUESTS = 50
 
 log = logging.getLogger(__name__)
@@ -27,7 +42,7 @@ log = logging.getLogger(__name__)
 class Plan:
     """What is measured of every variant; figures as in params.yaml.
 
-    seconds: that one rate may take. full_path: also with the cascade off.
+    seconds: that one rate may take. rounds: of the confirmation. full_path: also with the cascade off.
     """
 
     seed: int
@@ -37,114 +52,161 @@ class Plan:
     steps: int
     seconds: float
     users: tuple[int, ...]
+    rounds: int
     full_path: bool
 
 
 @dataclass(frozen=True)
-class Result:
-    """What was measured of one variant: closed loops, then the open loops with the cascade on and off."""
+class Bench:
+    """One served variant under test: its server, its served name, the posts to send, where raw samples go."""
 
-    size_mb: float
-    cold_start_s: float
-    rss_mb: float
-    closed: list[Point]
-    on: list[Point]
-    off: list[Point]
+    server: Target
+    variant: str
+    posts: Path
+    samples: Path
+    plan: Plan
 
+    def closed(self, users: int, requests: int, name: str, full_path: bool = False) -> Point:
+        """A closed loop of `users` users."""
+        seed, path = self.plan.seed, self.samples / f"{name}.csv"
+        return run(self.server, self.variant, self.posts, seed, requests, path, users=users, full_path=full_path)
 
-def measure(archive: Path, posts: Path, samples: Path, plan: Plan) -> Result:
-    """Serve one archive and measure it. Raises StageError where it gives wrong answers even while warming up."""
-    variant = archive.stem
-    with serving(archive, variant) as server:
-        log.info("%s: first answer after %.1f s", variant, server.cold_start_s)
-        common = {"server": server, "model": variant, "posts": posts, "seed": plan.seed}
-        first = samples / "warm-up.csv"
-        if run(**common, requests=plan.warmup, users=1, samples=first).errors:
-            raise StageError(
-                f"{variant} gives wrong answers: {problems(first)[0]}; mend its handler and package it again"
-            )
-        closed = []
-        for users in plan.users:
-            path = samples / f"users-{users}.csv"
-            closed.append(run(**common, requests=max(plan.requests // 2, users), users=users, samples=path))
-            log.info("%s: %s", variant, closed[-1])
-        fastest = max(point.rps for point in closed)
-        on = search(server, variant, posts, samples / "on", plan, fastest * FIRST_RATE, full_path=False)
-        off: list[Point] = []
-        if plan.full_path:
-            path = samples / "users-off.csv"
-            half = max(plan.requests // 4, plan.users[-1])
-            loop = run(**common, requests=half, users=plan.users[-1], samples=path, full_path=True)
-            off = search(server, variant, posts, samples / "off", plan, loop.rps * FIRST_RATE, full_path=True)
-        # After the load: what a server that has been used holds on to.
-        return Result(archive.stat().st_size / 1e6, server.cold_start_s, server.resident_mb(), closed, on, off)
-
-
-def search(
-    server: Server, variant: str, posts: Path, samples: Path, plan: Plan, start: float, full_path: bool
-) -> list[Point]:
-    """The open-loop points of the search for the highest sustained rate, in the order in which they were tried."""
-    points: list[Point] = []
-
-    def sustained(rate: float) -> bool:
-        path = samples / f"{len(points)}.csv"
+    def opened(self, offered: float, name: str, full_path: bool, seed: int) -> Point:
+        """Poisson arrivals at `offered` requests a second."""
         # On a slow machine few requests take long: the time that a rate may take bounds their number.
-        requests = min(plan.requests, max(FEWEST_REQUESTS, round(rate * plan.seconds)))
-        points.append(run(server, variant, posts, plan.seed, requests, path, rate=rate, full_path=full_path))
-        point = points[-1]
-        verdict = "held" if point.sustained(plan.slo_ms) else "VOID" if point.void(plan.slo_ms) else "not held"
-        log.info("%s, cascade %s: %s: %s", variant, "off" if full_path else "on", point, verdict)
-        return verdict == "held"
+        requests = min(self.plan.requests, max(FEWEST_REQUESTS, round(offered * self.plan.seconds)))
+        path = self.samples / f"{name}.csv"
+        point = run(self.server, self.variant, self.posts, seed, requests, path, rate=offered, full_path=full_path)
+        slo_ms = self.plan.slo_ms
+        verdict = "held" if point.sustained(slo_ms) else "VOID" if point.void(slo_ms) else "not held"
+        log.info("%s, cascade %s: %s: %s", self.variant, "off" if full_path else "on", point, verdict)
+        return point
 
-    highest_rate(sustained, start, plan.steps)
-    return points
+    def warm_up(self) -> None:
+        """Leave the first requests out. Raises StageError where the variant gives wrong answers already."""
+        if self.closed(1, self.plan.warmup, "warm-up").errors:
+            first = problems(self.samples / "warm-up.csv")[0]
+            raise StageError(f"{self.variant} gives wrong answers: {first}; mend its handler and package it again")
+
+    def closed_loops(self) -> list[Point]:
+        """A closed loop for each of the plan's numbers of users."""
+        points = []
+        for users in self.plan.users:
+            points.append(self.closed(users, max(self.plan.requests // 2, users), f"users-{users}"))
+            log.info("%s: %s", self.variant, points[-1])
+        return points
+
+    def search(self, start: float, full_path: bool) -> list[Point]:
+        """The open-loop points of the search for the highest sustained rate, in the order in which they were tried."""
+        points: list[Point] = []
+
+        def sustained(offered: float) -> bool:
+            name = f"{'off' if full_path else 'on'}/search-{len(points)}"
+            points.append(self.opened(offered, name, full_path, self.plan.seed))
+            return points[-1].sustained(self.plan.slo_ms)
+
+        highest_rate(sustained, start, self.plan.steps)
+        return points
 
 
-def capacity(points: list[Point], slo_ms: float) -> dict[str, float]:
-    """capacity_rps, and p50_ms and p99_ms at that rate; where none was sustained, 0 and those of the lowest rate."""
-    held = [point for point in points if point.sustained(slo_ms)]
-    best = max(held, key=_rate) if held else min(points, key=_rate)
-    return {
-        "capacity_rps": round(_rate(best), 1) if held else 0.0,
-        "p50_ms": round(best.p50_ms, 1),
-        "p99_ms": round(best.p99_ms, 1),
-    }
+def confirmed_rates(search: list[Point], slo_ms: float) -> list[float]:
+    """The rates to confirm; where the search sustained none, they lie around half of the lowest that it tried."""
+    held = [rate(point) for point in search if point.sustained(slo_ms)]
+    base = max(held, default=min(map(rate, search)) / 2)
+    return [share * base for share in CONFIRMED]
 
 
-def _rate(point: Point) -> float:
-    return point.rate or 0.0
+def confirm(benches: list[Bench], searches: list[list[Point]], full_path: bool) -> list[Curve]:
+    """Measure the rates of `confirmed_rates` again, the variants taking turns, so that a noisy neighbour meets all.
+
+    Every round has its own schedule, which all variants share.
+    """
+    mode, plan = "off" if full_path else "on", benches[0].plan
+    rates = [confirmed_rates(search, plan.slo_ms) for search in searches]
+    runs: list[list[list[Point]]] = [[[] for _ in CONFIRMED] for _ in benches]
+    for turn in range(plan.rounds):
+        for step in range(len(CONFIRMED)):
+            for bench, offered, own in zip(benches, rates, runs, strict=True):
+                name = f"{mode}/confirm-{step}-{turn}"
+                own[step].append(bench.opened(offered[step], name, full_path, plan.seed + turn + 1))
+    curves = []
+    for bench, search, offered, own in zip(benches, searches, rates, runs, strict=True):
+        pooled = [
+            read_point(
+                confirmations(bench.samples, mode, step),
+                offered[step],
+                None,
+                sum(point.cpu_ms * point.requests for point in own[step]) / 1000,
+            )
+            for step in range(len(CONFIRMED))
+        ]
+        curves.append(Curve(search, [point for step in own for point in step], pooled))
+    return curves
 
 
-def metrics(result: Result, slo_ms: float) -> dict[str, object]:
-    """One variant's row of serving.json."""
-    row: dict[str, object] = {
-        **capacity(result.on, slo_ms),
-        "size_mb": round(result.size_mb, 1),
-        "rss_mb": round(result.rss_mb),
-        "cold_start_s": round(result.cold_start_s, 1),
-        "errors": sum(point.errors for point in result.closed),
-        "void_runs": sum(point.void(slo_ms) for point in [*result.on, *result.off]),
-        "generator_core_share": round(max(point.core_share for point in [*result.closed, *result.on, *result.off]), 2),
-        "closed_loop": {
-            f"users_{point.users}": {
-                "rps": round(point.rps, 1),
-                "p50_ms": round(point.p50_ms, 1),
-                "p99_ms": round(point.p99_ms, 1),
-            }
-            for point in result.closed
-        },
-    }
-    if result.off:
-        row["full_path"] = capacity(result.off, slo_ms)
-    return row
+def confirmations(samples: Path, mode: str, step: int) -> list[Path]:
+    """The sample files of all rounds at one confirmed rate of one variant."""
+    return sorted((samples / mode).glob(f"confirm-{step}-*.csv"))
+
+
+def measure(archives: list[Path], posts: Path, samples: Path, plan: Plan) -> dict[str, Result]:
+    """Serve the archives, each in a server of its own, and measure them; one under load at a time.
+
+    All servers stay up: an idle one costs memory alone, and starting them again for each turn of the confirmation
+    would cost minutes. Raises StageError where a variant gives wrong answers even while warming up.
+    """
+    with contextlib.ExitStack() as stack:
+        servers: list[Server] = []
+        benches, closed, on, off = [], [], [], []
+        for archive in archives:
+            variant = archive.stem
+            servers.append(stack.enter_context(serving(archive, variant)))
+            log.info("%s: first answer after %.1f s", variant, servers[-1].cold_start_s)
+            benches.append(Bench(servers[-1], variant, posts, samples / variant, plan))
+        for bench in benches:
+            bench.warm_up()
+            closed.append(bench.closed_loops())
+            fastest = max(point.rps for point in closed[-1])
+            on.append(bench.search(fastest * FIRST_RATE, full_path=False))
+            if plan.full_path:
+                users = plan.users[-1]
+                loop = bench.closed(users, max(plan.requests // 4, users), "users-off", full_path=True)
+                off.append(bench.search(loop.rps * FIRST_RATE, full_path=True))
+        curves = {"on": confirm(benches, on, full_path=False)}
+        if plan.full_path:
+            curves["off"] = confirm(benches, off, full_path=True)
+        return {
+            # Memory after the load: what a server that has been used holds on to.
+            archive.stem: Result(
+                archive.stat().st_size / 1e6,
+                server.cold_start_s,
+                server.resident_mb(),
+                loops,
+                {mode: each[index] for mode, each in curves.items()},
+            )
+            for index, (archive, server, loops) in enumerate(zip(archives, servers, closed, strict=True))
+        }
+
+
+def check_archive(archive: Path, quality: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise StageError where export.json, whose figures stand beside the speed, is not of the archive's weights."""
+    try:
+        with zipfile.ZipFile(archive) as content, content.open(WEIGHTS[archive.stem]) as weights:
+            packed = hashlib.file_digest(weights, "sha256").hexdigest()
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise StageError(f"{archive} is no archive of this project ({error}): run the package stage again") from None
+    if quality.get(archive.stem, {}).get("sha256") != packed:
+        raise StageError(
+            f"{METRICS / 'export.json'} is of another commit than {archive}: dvc checkout one of them, or dvc repro"
+        )
 
 
 def plot_rows(variant: str, result: Result) -> list[list[object]]:
-    """One row of the plot's table (COLUMNS) per open-loop point."""
+    """One row of the plot's table (COLUMNS) per rate."""
     return [
         [variant, cascade, *(round(asdict(point)[name], 2) for name in COLUMNS[2:])]
-        for cascade, points in (("on", result.on), ("off", result.off))
-        for point in sorted(points, key=_rate)
+        for cascade, curve in result.curves.items()
+        for point in curve.points
     ]
 
 
@@ -159,31 +221,34 @@ def main() -> None:
             requests=min(knobs.requests, 5 * quick) if quick else knobs.requests,
             warmup=min(knobs.warmup, 20) if quick else knobs.warmup,
             steps=min(knobs.steps, 2) if quick else knobs.steps,
-            seconds=4 if quick else 20,
+            seconds=min(knobs.seconds, 4) if quick else knobs.seconds,
             users=knobs.users[-1:] if quick else knobs.users,
+            rounds=1 if quick else knobs.rounds,
             full_path=not quick,
         )
-        archives = [path for path in (MODEL_STORE / f"{variant}.mar" for variant in VARIANTS) if path.is_file()]
+        archives = [path for path in (MODEL_STORE / f"{variant}.mar" for variant in WEIGHTS) if path.is_file()]
         if not archives:
             raise StageError(f"{MODEL_STORE} holds no archive: run the package stage, or simply dvc repro")
-        export = METRICS / "export.json"
-        quality = read_json(export) if export.is_file() else {}
-        agreement = {archive.stem: quality.get(archive.stem, {}).get("agreement") for archive in archives}
-        if VARIANTS[0] in agreement:
-            # The others are held against it.
-            agreement[VARIANTS[0]] = 1.0
-        results = {}
+        quality = read_json(METRICS / "export.json")
+        for archive in archives:
+            check_archive(archive, quality)
         with replacing(SAMPLES) as folder:
-            for archive in archives:
-                results[archive.stem] = measure(archive, PREPARED / "test.parquet", folder / archive.stem, plan)
-        rows = {variant: metrics(result, plan.slo_ms) for variant, result in results.items()}
+            results = measure(archives, PREPARED / "test.parquet", folder, plan)
+            near = {variant: latencies(confirmations(folder / variant, "on", 0)) for variant in results}
+        rows = {variant: metrics(result, quality[variant], plan.slo_ms) for variant, result in results.items()}
         for variant, row in rows.items():
-            same = "" if agreement[variant] is None else f", agreement with PyTorch {agreement[variant]:.2%}"
-            log.info("%s: %s requests/s within %g ms%s", variant, row["capacity_rps"], plan.slo_ms, same)
-        log.info("%s", recommendation(rows, agreement, plan.slo_ms))
+            log.info("%s: %s requests/s within %g ms", variant, row["capacity_rps"], plan.slo_ms)
+        for sentence in differences(rows):
+            log.info("%s", sentence)
+        verdict = recommendation(rows, plan.slo_ms)
+        log.info("%s", verdict)
         table = [row for variant, result in results.items() for row in plot_rows(variant, result)]
         write_csv(PLOTS / "serving.csv", list(COLUMNS), table)
-        draw(table, plan.slo_ms, PLOTS / "serving.png")
+        draw_curves(table, plan.slo_ms, PLOTS / "serving.png")
+        draw_latencies(near, plan.slo_ms, PLOTS / "latency.png")
+        draw_quality(rows, PLOTS / "quality.png")
+        left_out = [variant for variant in WEIGHTS if variant not in rows]
+        write_section("serving", *section(rows, left_out, verdict, plan.slo_ms, PLOTS))
         write_json(METRICS / "serving.json", rows)
 
 

@@ -21,7 +21,7 @@ from stages.evaluation_page import section
 from stages.files import replacing, write_csv, write_json
 from stages.params import load
 from stages.paths import BASELINE, EVALUATION, EVALUATION_SECTION, FUSED, METRICS, PLOTS, PREPARED
-from stages.scoring import load_predictor, raw_scores
+from stages.scoring import load_predictor, raw_scores, save_logits
 from stages.stage import StageError, stage
 
 CHUNK = 256  # posts between two steps of the progress bar
@@ -65,7 +65,7 @@ def evaluate(
         check_labels(predictor, split, name)
     names, report = predictor.labels, {}
     for name, split in (("validation", validation), ("test", test)):
-        answers, fast = systems(predictor, split["text"], name)
+        answers, fast, logits = systems(predictor, split["text"], name)
         actual, shipped = np.array(split["label"]), answers["shipped"]
         # Linear scores are no probabilities, but to the measures of order they are as good.
         answers["baseline"] = softmax(baseline.scores(split["clean"]))
@@ -78,6 +78,7 @@ def evaluate(
     # The loop ends on the test split, whose answers are what the pictures and later stages are about.
     draw(plots_folder, actual, answers["uncalibrated"], shipped, names, abstained)
     save_split(predictions(test, shipped, fast, list(names)), evaluation_folder, "test")
+    save_logits(logits, evaluation_folder)
     pairs = [(names.index(a), names.index(p)) for a, p, _ in report["test"]["most_confused"]]
     found = examples(pairs, actual, shipped.argmax(axis=1), shipped.max(axis=1), test["text"])
     parts = section(report["test"], predictor.fusion.reject, found, plots_folder)
@@ -101,8 +102,11 @@ def check_labels(predictor: Predictor, split: Dataset, name: str) -> None:
         raise StageError(f"the {name} split and the bundle know different classes: run dvc repro to build both again")
 
 
-def systems(predictor: Predictor, texts: Sequence[str], name: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The probabilities of `evaluation.systems` for raw posts, and which of them the linear part answers alone.
+def systems(
+    predictor: Predictor, texts: Sequence[str], name: str
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """The probabilities of `evaluation.systems` for raw posts, which of them the linear part answers alone, and the
+    transformer's logits.
 
     The transformer runs once for all systems.
     """
@@ -113,7 +117,7 @@ def systems(predictor: Predictor, texts: Sequence[str], name: str) -> tuple[dict
             parts.append(raw_scores(predictor, cleaned))
             progress.update(len(cleaned))
     logits, scores = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return evaluation.systems(predictor.fusion, logits, scores), predictor.fusion.sure(scores)
+    return evaluation.systems(predictor.fusion, logits, scores), predictor.fusion.sure(scores), logits
 
 
 def draw(

@@ -53,7 +53,7 @@ class Variant:
 TORCH = Variant("newsgroups.py", "model.safetensors")
 GRAPH = Variant("newsgroups_onnx.py", "model.onnx")
 VARIANTS = {"newsgroups": TORCH, "newsgroups-onnx": GRAPH, "newsgroups-onnx-int8": GRAPH}
-OPTIONAL = ("newsgroups-onnx-int8",)
+OPTIONAL = ("newsgroups-onnx", "newsgroups-onnx-int8")
 
 
 @dataclass(frozen=True)

@@ -136,8 +136,10 @@ class Explain:
 class Export:
     opset: int = between(17, 23)
     tolerance: float = between(1e-7, 1)
-    posts: int = between(1, 1_000_000)
+    float32_agreement: float = between(0, 1)
     int8_agreement: float = between(0, 1)
+    int8_f1_loss: float = between(-1, 1)
+    posts: int = between(1, 1_000_000)
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,8 @@ class Benchmark:
     requests: int = between(20, 1_000_000)
     warmup: int = between(1, 1_000_000)
     steps: int = between(1, 20)
+    seconds: float = between(1, 600)
+    rounds: int = between(1, 20)
     users: tuple[int, ...] = between(1, 1000, members=1)
 
 

@@ -9,8 +9,11 @@ import numpy as np
 
 from handlers.predictor import Predictor
 from handlers.torch_engine import TorchEngine
+from stages.files import replacing
 from stages.hardware import choose_device
 from stages.stage import StageError
+
+LOGITS_FILE = "logits.npy"
 
 
 def load_predictor(bundle: Path) -> Predictor:
@@ -30,3 +33,20 @@ def raw_scores(predictor: Predictor, cleaned: Sequence[str]) -> tuple[np.ndarray
 def fused_probabilities(predictor: Predictor, cleaned: Sequence[str]) -> np.ndarray:
     """Probabilities float64 [posts, classes] of cleaned posts, the transformer asked for every one of them."""
     return predictor.fusion.full(*raw_scores(predictor, cleaned))
+
+
+def save_logits(logits: np.ndarray, folder: Path) -> None:
+    """Keep the transformer's logits float32 [posts, classes], whole: one pass over a split is expensive."""
+    with replacing(folder / LOGITS_FILE) as temporary, temporary.open("wb") as file:
+        np.save(file, logits)
+
+
+def load_logits(folder: Path, posts: int) -> np.ndarray:
+    """What `save_logits` wrote. Raises StageError where it is missing or is not of that many posts."""
+    path = folder / LOGITS_FILE
+    if not path.is_file():
+        raise StageError(f"{path} is missing: run the evaluate stage, or simply dvc repro")
+    logits = np.load(path)
+    if len(logits) != posts:
+        raise StageError(f"{path} is of {len(logits)} posts, the split has {posts}: run the evaluate stage again")
+    return logits

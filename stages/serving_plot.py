@@ -1,4 +1,4 @@
-"""What the benchmark's figures look like as a picture, and which variant they recommend."""
+"""What the benchmark's and the export's figures look like as pictures."""
 
 from __future__ import annotations
 
@@ -6,47 +6,33 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from stages.files import replacing
 
-COLUMNS = ("variant", "cascade", "rate", "rps", "p50_ms", "p99_ms", "errors", "lag_p99_ms", "core_share")
-# Capacities closer than this count as equal: the last step of a bisection is about as wide.
-TIE = 0.1
+COLUMNS = (
+    "variant",
+    "cascade",
+    "rate",
+    "requests",
+    "rps",
+    "p50_ms",
+    "p99_ms",
+    "errors",
+    "lag_p99_ms",
+    "core_share",
+    "cpu_ms",
+)
 
 
-def recommendation(rows: Mapping[str, Mapping[str, Any]], agreement: Mapping[str, float | None], slo_ms: float) -> str:
-    """One sentence: which variant to deploy, and the rule that says so.
-
-    rows: serving.json. agreement: share of answers equal to the PyTorch variant's, which itself has 1; None where it
-    is not known, which wins no tie.
-    """
-    best = max(row["capacity_rps"] for row in rows.values())
-    if best == 0:
-        return (
-            f"deploy none on this machine: no variant answered 99% of requests within {slo_ms:g} ms at any rate tried"
-        )
-    equal = [variant for variant, row in rows.items() if row["capacity_rps"] >= (1 - TIE) * best]
-
-    def merit(variant: str) -> tuple[float, float]:
-        known = agreement.get(variant)
-        return 0.0 if known is None else round(known, 3), -rows[variant]["rss_mb"]
-
-    chosen = max(equal, key=merit)
-    return (
-        f"deploy {chosen}: {rows[chosen]['capacity_rps']:g} requests/s with 99% of them within {slo_ms:g} ms "
-        f"(rule: highest capacity; variants within {TIE:.0%} of it count as equal, then the one closest to PyTorch's "
-        "answers, then the one with least memory)"
-    )
-
-
-def draw(table: Sequence[Sequence[Any]], slo_ms: float, path: Path) -> None:
+def draw_curves(table: Sequence[Sequence[Any]], slo_ms: float, path: Path) -> None:
     """Latency against offered rate: p99 solid, p50 dashed, the objective as a line. table: rows of COLUMNS."""
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
     cascades = list(dict.fromkeys(row[1] for row in table))
-    for axes, cascade in zip(figure.subplots(1, len(cascades), squeeze=False)[0], cascades, strict=True):
+    figure, panels = _figure(len(cascades))
+    for axes, cascade in zip(panels, cascades, strict=True):
         for number, variant in enumerate(dict.fromkeys(row[0] for row in table)):
             rows = [row for row in table if row[:2] == [variant, cascade]]
             rates = [row[COLUMNS.index("rate")] for row in rows]
@@ -56,7 +42,70 @@ def draw(table: Sequence[Sequence[Any]], slo_ms: float, path: Path) -> None:
                 axes.plot(rates, times, style, color=f"C{number}", label=label, markersize=4)
         axes.axhline(slo_ms, color="black", linewidth=1, label=f"objective for p99, {slo_ms:g} ms")
         axes.set(xlabel="requests a second, offered", ylabel="latency, ms", yscale="log", title=f"cascade {cascade}")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
+        _finish(axes)
+    _save(figure, path)
+
+
+def draw_latencies(latencies: Mapping[str, Sequence[float]], slo_ms: float, path: Path) -> None:
+    """Share of requests slower than a latency, a line a variant. latencies: ms of the raw samples, by variant."""
+    figure, (axes,) = _figure(1)
+    for variant, times in latencies.items():
+        # The last sample has none above it, which a logarithmic axis cannot show.
+        slower = 1 - np.arange(1, len(times) + 1) / len(times)
+        axes.step(sorted(times)[:-1], slower[:-1], where="post", label=variant)
+    axes.axvline(slo_ms, color="black", linewidth=1, label=f"objective, {slo_ms:g} ms")
+    axes.axhline(0.01, color="grey", linewidth=1, linestyle=":", label="p99")
+    axes.set(xlabel="latency, ms", ylabel="share of requests that are slower", xscale="log", yscale="log")
+    _finish(axes)
+    _save(figure, path)
+
+
+def draw_quality(rows: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Macro-F1 against capacity with its interval, a marker a variant: filled as deployed, hollow with the cascade off.
+
+    rows: serving.json.
+    """
+    figure, (axes,) = _figure(1)
+    for number, (variant, row) in enumerate(rows.items()):
+        for mode, figures in (("on", row), ("off", row.get("full_path"))):
+            if figures:
+                best, high = figures["capacity_rps"], figures["capacity_high_rps"]
+                reach = [[max(best - figures["capacity_low_rps"], 0)], [max((high or best) - best, 0)]]
+                fill = f"C{number}" if mode == "on" else "none"
+                label = f"{variant}, cascade {mode}"
+                style = {"color": f"C{number}", "markerfacecolor": fill, "capsize": 3, "label": label}
+                axes.errorbar(best, figures["macro_f1"], xerr=reach, fmt="o", **style)
+    axes.set(xlabel="requests a second within the objective", ylabel="macro-F1 on the test split")
+    _finish(axes)
+    _save(figure, path)
+
+
+def draw_sensitivity(table: Sequence[Sequence[Any]], path: Path) -> None:
+    """What int8 costs each layer: mean difference of a logit, the costliest on top.
+
+    table: rows of module, agreement, difference, the costliest first.
+    """
+    figure = Figure(figsize=(8, 1.5 + 0.2 * len(table)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.barh(range(len(table)), [row[2] for row in table])
+    axes.set_yticks(range(len(table)), [f"{row[0]} ({row[1]:.0%})" for row in table], fontsize=7)
+    axes.invert_yaxis()
+    axes.set(xlabel="mean |difference of a logit| with this layer alone in int8 (share of posts with the same class)")
+    _save(figure, path)
+
+
+def _figure(panels: int) -> tuple[Figure, Sequence[Axes]]:
+    figure = Figure(figsize=(5.5 * panels + (2 if panels == 1 else 0), 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, panels, squeeze=False)[0]
+
+
+def _finish(axes: Axes) -> None:
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+
+
+def _save(figure: Figure, path: Path) -> None:
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})

@@ -3,43 +3,67 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from stages.benchmark import Result, capacity, main, metrics, plot_rows
-from stages.loadrun import LAG_SHARE, Point, problems, read_point
-from stages.serving_plot import COLUMNS, draw, recommendation
+from stages.benchmark import Bench, Plan, check_archive, confirm, confirmed_rates, main, plot_rows
+from stages.loadrun import ENOUGH, LAG_SHARE, Point, latencies, problems, read_point
+from stages.serving_figures import Curve, Result, capacity, differences, interval, metrics, recommendation
+from stages.serving_page import section
+from stages.serving_plot import COLUMNS, draw_curves, draw_latencies, draw_quality, draw_sensitivity
 from stages.stage import StageError
 
 SLO_MS = 250.0
 POINT = Point(
-    rate=50.0, users=None, requests=100, rps=49.0, p50_ms=20.0, p99_ms=90.0, errors=0, lag_p99_ms=1.0, core_share=0.2
+    rate=50.0,
+    users=None,
+    requests=500,
+    rps=49.0,
+    p50_ms=20.0,
+    p99_ms=90.0,
+    errors=0,
+    lag_p99_ms=1.0,
+    core_share=0.2,
+    machine_share=0.1,
+    cpu_ms=30.0,
 )
+QUALITY = {"accuracy": 0.9, "macro_f1": 0.88, "full_macro_f1": 0.89, "agreement": 0.99, "sha256": ""}
 
 
 def at(rate: float, p99_ms: float, **changes: float) -> Point:
     return dataclasses.replace(POINT, rate=rate, p99_ms=p99_ms, **changes)
 
 
-def result(on: list[Point], off: list[Point]) -> Result:
+def curve(search: list[Point], pooled: list[Point]) -> Curve:
+    return Curve(search, pooled, pooled)
+
+
+def result(**curves: Curve) -> Result:
     closed = [dataclasses.replace(POINT, rate=None, users=8)]
-    return Result(size_mb=12.34, cold_start_s=5.67, rss_mb=800.4, closed=closed, on=on, off=off)
+    return Result(size_mb=12.34, cold_start_s=5.67, rss_mb=800.4, closed=closed, curves=curves)
 
 
 def write_samples(path: Path, rows: list[tuple[float, float, float, int]], core_share: float = 0.2) -> None:
     lines = [",".join(map(str, row)) for row in rows]
     path.write_text("\n".join(["scheduled_s,latency_ms,lag_ms,ok", *lines]) + "\n")
-    path.with_suffix(".json").write_text(json.dumps({"generator_core_share": core_share, "problems": {"bad": 1}}))
+    path.with_suffix(".json").write_text(
+        json.dumps(
+            {"generator_core_share": core_share, "generator_machine_share": core_share / 2, "problems": {"bad": 1}}
+        )
+    )
 
 
 def test_figures_come_exactly_from_the_samples(tmp_path: Path) -> None:
     # Latencies 1 to 200 ms, one request every 10 ms: p99 is the 198th, with no bucket around it.
     write_samples(tmp_path / "s.csv", [(i / 100, i + 1, 0.5, int(i != 7)) for i in range(200)])
-    point = read_point(tmp_path / "s.csv", rate=100.0, users=None)
+    point = read_point([tmp_path / "s.csv"], rate=100.0, users=None, cpu_s=3.0)
     assert (point.p50_ms, point.p99_ms, point.errors, point.requests) == (100, 198, 1, 200)
     assert point.rps == pytest.approx(200 / (1.99 + 0.2))
+    assert (point.cpu_ms, point.machine_share) == (15, 0.1)
     assert problems(tmp_path / "s.csv") == ["bad"]
     assert not point.void(SLO_MS) and not point.sustained(SLO_MS)
 
@@ -47,7 +71,7 @@ def test_figures_come_exactly_from_the_samples(tmp_path: Path) -> None:
 def test_no_samples_is_an_error(tmp_path: Path) -> None:
     write_samples(tmp_path / "s.csv", [])
     with pytest.raises(StageError, match="holds no sample"):
-        read_point(tmp_path / "s.csv", 100.0, None)
+        read_point([tmp_path / "s.csv"], 100.0, None, 1.0)
 
 
 def test_what_counts_as_sustained() -> None:
@@ -58,54 +82,161 @@ def test_what_counts_as_sustained() -> None:
         assert late.void(SLO_MS) and not late.sustained(SLO_MS)
 
 
-def test_capacity_is_the_highest_rate_that_held() -> None:
-    assert capacity([at(40, 100), at(80, 400), at(60, 200)], SLO_MS) == {
-        "capacity_rps": 60.0,
-        "p50_ms": 20.0,
-        "p99_ms": 200.0,
-    }
-    assert capacity([at(80, 900), at(40, 400)], SLO_MS) == {"capacity_rps": 0.0, "p50_ms": 20.0, "p99_ms": 400.0}
+def test_rounds_are_taken_together(tmp_path: Path) -> None:
+    # Three rounds of 100 samples; in one of them, three are slow: 1% of all.
+    for turn, slow in enumerate((0, 3, 0)):
+        rows = [(i / 100, 900.0 if i < slow else 10.0 + turn, 0.5, 1) for i in range(100)]
+        write_samples(tmp_path / f"{turn}.csv", rows, core_share=0.1 * (turn + 1))
+    files = sorted(tmp_path.glob("*.csv"))
+    point = read_point(files, 100.0, None, cpu_s=3.0)
+    assert (point.requests, point.p99_ms, point.cpu_ms) == (300, 12, 10)
+    assert point.core_share == pytest.approx(0.3) and point.rps == pytest.approx(100, rel=0.3)
+    assert sorted(latencies(files))[-3:] == [900] * 3
+    assert read_point(files[1:2], 100.0, None, cpu_s=1.0).p99_ms == 900
+
+
+def test_the_interval_is_what_every_run_bears_out() -> None:
+    runs = [at(40, 100), at(80, 400), at(60, 200), at(60, 300), at(50, 100)]
+    # At 60 the runs contradict each other.
+    assert interval(runs, SLO_MS) == (50, 80)
+    assert interval([at(40, 100), at(60, 200)], SLO_MS) == (60, None)
+    assert interval([at(40, 300), at(60, 900)], SLO_MS) == (0, 40)
+    # One failure at a low rate leaves everything above in doubt.
+    assert interval([at(20, 900), at(40, 100), at(60, 900)], SLO_MS) == (0, 60)
+    # A late generator says nothing about the server.
+    assert interval([at(40, 100), at(30, 900, core_share=0.95)], SLO_MS) == (40, None)
+
+
+def test_capacity_is_the_highest_rate_that_was_confirmed() -> None:
+    search = [at(40, 100), at(80, 400), at(60, 200)]
+    found = capacity(curve(search, [at(54, 150), at(66, 240)]), SLO_MS)
+    assert (found["capacity_rps"], found["p99_ms"], found["confirmed"]) == (66, 240, True)
+    assert (found["capacity_low_rps"], found["capacity_high_rps"]) == (66, 80)
+    # What the search held is worth less than three rounds that did not.
+    found = capacity(curve(search, [at(54, 260), at(66, 300)]), SLO_MS)
+    assert (found["capacity_rps"], found["confirmed"]) == (40, False)
+    none = capacity(curve([at(80, 900), at(40, 400)], [at(18, 300), at(22, 350)]), SLO_MS)
+    assert (none["capacity_rps"], none["p99_ms"], none["capacity_low_rps"]) == (0, 300, 0)
+
+
+def test_too_few_requests_are_admitted() -> None:
+    for requests, enough in ((ENOUGH - 1, False), (ENOUGH, True)):
+        figures = capacity(curve([at(40, 100)], [at(36, 100, requests=requests)]), SLO_MS)
+        assert (figures["requests"], figures["enough_requests"]) == (requests, enough)
 
 
 def test_the_metrics_have_their_fixed_keys() -> None:
-    row = metrics(result([at(40, 100)], [at(10, 100)]), SLO_MS)
+    on, off = curve([at(40, 100)], [at(44, 100)]), curve([at(10, 100)], [at(11, 300)])
+    row = metrics(result(on=on, off=off), QUALITY, SLO_MS)
     assert {"capacity_rps", "p50_ms", "p99_ms", "size_mb", "rss_mb", "cold_start_s"} <= row.keys()
-    assert row["capacity_rps"] == 40 and row["full_path"]["capacity_rps"] == 10
-    assert row["closed_loop"] == {"users_8": {"rps": 49.0, "p50_ms": 20.0, "p99_ms": 90.0}}
-    assert "full_path" not in metrics(result([at(40, 100)], []), SLO_MS)
+    assert (row["capacity_rps"], row["full_path"]["capacity_rps"]) == (44, 10)
+    assert (row["macro_f1"], row["full_path"]["macro_f1"], row["agreement"]) == (0.88, 0.89, 0.99)
+    assert row["closed_loop"] == {"users_8": {"rps": 49.0, "p50_ms": 20.0, "p99_ms": 90.0, "cpu_ms": 30.0}}
+    assert "full_path" not in metrics(result(on=on), QUALITY, SLO_MS)
 
 
-def test_the_plot_shows_every_point(tmp_path: Path) -> None:
-    table = plot_rows("newsgroups", result([at(80, 400), at(40, 100)], [at(10, 100)]))
-    assert [row[:3] for row in table] == [
-        ["newsgroups", "on", 40],
-        ["newsgroups", "on", 80],
-        ["newsgroups", "off", 10],
+def test_every_point_is_shown(tmp_path: Path) -> None:
+    on, off = curve([at(80, 400), at(40, 100)], [at(36, 90)]), curve([at(10, 100)], [at(9, 80)])
+    measured = {"newsgroups": result(on=on, off=off), "newsgroups-onnx": result(on=on)}
+    table = plot_rows("newsgroups", measured["newsgroups"])
+    assert [(cascade, rate) for _, cascade, rate, *_ in table] == [
+        ("on", 36),
+        ("on", 40),
+        ("on", 80),
+        ("off", 9),
+        ("off", 10),
     ]
     assert all(len(row) == len(COLUMNS) for row in table)
-    draw(table, SLO_MS, tmp_path / "serving.png")
-    assert (tmp_path / "serving.png").read_bytes().startswith(b"\x89PNG")
+    rows = {variant: metrics(each, QUALITY, SLO_MS) for variant, each in measured.items()}
+    draw_curves(table, SLO_MS, tmp_path / "serving.png")
+    draw_latencies({"newsgroups": [3.0, 1.0, 2.0, 400.0]}, SLO_MS, tmp_path / "latency.png")
+    draw_quality(rows, tmp_path / "quality.png")
+    draw_sensitivity([["head.3", 0.98, 0.2], ["head.0", 1.0, 0.1]], tmp_path / "sensitivity.png")
+    for name in ("serving", "latency", "quality", "sensitivity"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    page = "".join(section(rows, ["newsgroups-onnx-int8"], recommendation(rows, SLO_MS), SLO_MS, tmp_path))
+    assert page.startswith("<p>Deploy newsgroups") and page.count("<img") == 4
+    assert "missed a gate" in page and "newsgroups and newsgroups-onnx cannot be told apart" in page
+
+
+NAMES = ("newsgroups", "newsgroups-onnx", "newsgroups-onnx-int8")
+
+
+def serving(bounds: list[tuple[float, float, float | None]], agreement: tuple[float, ...]) -> dict[str, dict]:
+    return {
+        name: {
+            "capacity_low_rps": low,
+            "capacity_rps": best,
+            "capacity_high_rps": high,
+            "agreement": same,
+            "rss_mb": memory,
+            "macro_f1": 0.88,
+        }
+        for name, (low, best, high), same, memory in zip(NAMES, bounds, agreement, (900, 800, 700), strict=True)
+    }
 
 
 @pytest.mark.parametrize(
-    ("capacities", "agreement", "expected"),
+    ("bounds", "agreement", "expected"),
     [
-        ((40.0, 60.0, 90.0), (1.0, 1.0, 0.99), "deploy newsgroups-onnx-int8: 90 "),
-        # Within a tenth of each other: the answers decide, then the memory.
-        ((40.0, 85.0, 90.0), (1.0, 1.0, 0.99), "deploy newsgroups-onnx: 85 "),
-        ((88.0, 85.0, 70.0), (1.0, 1.0, 0.99), "deploy newsgroups-onnx: 85 "),
-        # Answers that nobody has compared win no tie.
-        ((88.0, 60.0, 90.0), (1.0, None, None), "deploy newsgroups: 88 "),
-        ((0.0, 0.0, 0.0), (1.0, 1.0, 0.99), "deploy none"),
+        ([(38, 40, 44), (55, 60, 66), (80, 90, None)], (1.0, 1.0, 0.99), "deploy newsgroups-onnx-int8: 90 "),
+        # Their intervals overlap: the answers decide, then the memory.
+        ([(38, 40, 44), (70, 80, 88), (80, 90, 99)], (1.0, 1.0, 0.99), "deploy newsgroups-onnx: 80 "),
+        ([(70, 88, 99), (70, 85, 99), (60, 70, 70)], (1.0, 1.0, 1.0), "deploy newsgroups-onnx: 85 "),
+        ([(0, 0, 10), (0, 0, 10), (0, 0, 10)], (1.0, 1.0, 0.99), "deploy none"),
+        # What held nothing is never equal to what held something.
+        ([(0, 0, None), (0, 0, None), (0, 9, 20)], (1.0, 1.0, 0.99), "deploy newsgroups-onnx-int8: 9 "),
     ],
 )
 def test_the_recommendation_follows_its_rule(
-    capacities: tuple[float, ...], agreement: tuple[float | None, ...], expected: str
+    bounds: list[tuple[float, float, float | None]], agreement: tuple[float, ...], expected: str
 ) -> None:
-    names = ("newsgroups", "newsgroups-onnx", "newsgroups-onnx-int8")
-    memory = (900, 800, 700)
-    rows = {n: {"capacity_rps": c, "rss_mb": m} for n, c, m in zip(names, capacities, memory, strict=True)}
-    assert recommendation(rows, dict(zip(names, agreement, strict=True)), SLO_MS).startswith(expected)
+    assert recommendation(serving(bounds, agreement), SLO_MS).startswith(expected)
+
+
+def test_a_difference_is_called_only_where_the_intervals_say_so() -> None:
+    rows = serving([(38, 40, 44), (44, 60, 66), (50, 90, None)], (1, 1, 1))
+    assert differences(rows) == [
+        "newsgroups-onnx sustains more than newsgroups",
+        "newsgroups-onnx-int8 sustains more than newsgroups",
+        "newsgroups-onnx and newsgroups-onnx-int8 cannot be told apart",
+    ]
+
+
+def test_the_confirmation_takes_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tried: list[tuple[str, float, int]] = []
+
+    def fake(bench: Bench, offered: float, name: str, full_path: bool, seed: int) -> Point:
+        assert not full_path
+        tried.append((bench.variant, round(offered, 6), seed))
+        path = bench.samples / f"{name}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_samples(path, [(i / offered, 10.0 * seed, 0.5, 1) for i in range(50)])
+        return at(offered, 100, requests=50)
+
+    monkeypatch.setattr(Bench, "opened", fake)
+    plan = Plan(20, SLO_MS, 500, 10, 4, 10, (1,), 3, False)
+    benches = [Bench(None, name, tmp_path, tmp_path / name, plan) for name in "ab"]  # type: ignore[arg-type]
+    curves = confirm(benches, [[at(10, 100), at(15, 900)], [at(40, 900)]], full_path=False)
+    one_round = [("a", 9), ("b", 18), ("a", 11), ("b", 22)]
+    assert tried == [(*each, 21 + turn) for turn in range(3) for each in one_round]
+    assert [point.requests for point in curves[0].pooled] == [150, 150] and len(curves[0].rounds) == 6
+    assert curves[1].pooled[0].cpu_ms == pytest.approx(30)
+    assert confirmed_rates([at(10, 100), at(20, 100), at(30, 900)], SLO_MS) == pytest.approx([18, 22])
+
+
+def test_figures_of_another_commit_are_refused(tmp_path: Path) -> None:
+    archive = tmp_path / "newsgroups-onnx.mar"
+    with zipfile.ZipFile(archive, "w") as content:
+        content.writestr("model.onnx", b"weights")
+    good = hashlib.sha256(b"weights").hexdigest()
+    check_archive(archive, {"newsgroups-onnx": {"sha256": good}})
+    for quality in ({}, {"newsgroups-onnx": {}}, {"newsgroups-onnx": {"sha256": "0" * 64}}):
+        with pytest.raises(StageError, match="another commit"):
+            check_archive(archive, quality)
+    archive.write_bytes(b"no zip")
+    with pytest.raises(StageError, match="run the package stage again"):
+        check_archive(archive, {})
 
 
 def test_without_archives_the_stage_says_the_mend(

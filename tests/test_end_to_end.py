@@ -30,7 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "prepare": {"validation": 0.2},
     "train": {"max_tokens": 32, "epochs": 1, "evaluations": 1, "probe_epochs": 5},
     "explain": {"posts": 1, "samples": 40},
-    "export": {"posts": 40, "int8_agreement": 0.5},
+    "export": {"posts": 20, "int8_agreement": 0.5, "int8_f1_loss": 1},
     "benchmark": {"requests": 50, "warmup": 5, "slo_ms": 2000, "users": [2]},
 }
 POST = "From: a@b.c\nSubject: Shuttle launch\n\nThe shuttle reached its orbit around the moon, NASA said."

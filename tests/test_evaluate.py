@@ -57,7 +57,7 @@ def written(predictor: Predictor, split: Dataset, tmp_path_factory: pytest.TempP
 
 def test_systems_are_the_predictors_own_answers(predictor: Predictor, split: Dataset) -> None:
     texts = split["text"][:]
-    probabilities, fast = systems(predictor, texts, "test")
+    probabilities, fast, _ = systems(predictor, texts, "test")
     assert 0 < fast.sum() < len(texts)
     np.testing.assert_allclose(probabilities["shipped"], predictor.probabilities(texts), atol=1e-6)
     np.testing.assert_allclose(probabilities["fused"], predictor.probabilities(texts, fast_path=False), atol=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,19 @@ from handlers.fusion import Fusion
 from handlers.onnx_engine import GRAPH_FILE, OnnxEngine
 from handlers.predictor import Predictor
 from handlers.torch_engine import TorchEngine
-from stages.export import compare, export_onnx, quantize, spread
-from stages.scoring import raw_scores
+from stages.export import export_onnx, spread
+from stages.files import sha256
+from stages.footprint import footprint
+from stages.parity import Parity, compare, float32_faults, int8_faults
+from stages.quantization import layers, quantize, saturates, sensitivity
+from stages.scoring import load_logits, raw_scores, save_logits
+from stages.stage import StageError
 
 
 @pytest.fixture(scope="module")
 def graph(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("onnx") / "float32" / GRAPH_FILE
-    export_onnx(tiny_bundle, target, opset=18)
+    export_onnx(tiny_bundle, target, opset=18, version="1.2")
     return target
 
 
@@ -37,6 +43,10 @@ def test_labels_and_limits_travel_in_the_graph(tiny_bundle: Path, graph: Path) -
     ours, theirs = TorchEngine(tiny_bundle), OnnxEngine(graph)
     assert (theirs.labels, theirs.max_tokens) == (ours.labels, ours.max_tokens)
     assert theirs.pad_id == ours.model.config.pad_id
+    proto = onnx.load(graph)
+    notes = {entry.key: entry.value for entry in proto.metadata_props}
+    assert (notes["version"], notes["weights_sha256"]) == ("1.2", sha256(tiny_bundle / "model.safetensors"))
+    assert [entry.version for entry in proto.opset_import if not entry.domain] == [18]
 
 
 def test_int8_is_smaller_in_its_weights_and_close(
@@ -50,18 +60,80 @@ def test_int8_is_smaller_in_its_weights_and_close(
     ours = Predictor(tiny_bundle, TorchEngine(tiny_bundle))
     logits, scores = raw_scores(ours, corpus[0])
     theirs, _ = raw_scores(Predictor(tiny_bundle, OnnxEngine(target)), corpus[0])
-    assert 0 < compare(logits, theirs, scores, ours.fusion)["logit"] < 0.5
+    assert 0 < compare(theirs, logits, scores, np.array(corpus[1]), ours.fusion).logit < 0.5
+    # The weights reach the bound that makes every processor agree, and stay within it; the notes travel on.
+    assert not saturates(target)
+    assert OnnxEngine(target).labels == ours.labels
+
+
+def test_weights_of_eight_bits_would_saturate(tmp_path: Path) -> None:
+    def graph(largest: int) -> Path:
+        weights = onnx.numpy_helper.from_array(np.array([[largest, -3]], dtype=np.int8), "weights")
+        onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], [weights])), tmp_path / "g.onnx")
+        return tmp_path / "g.onnx"
+
+    assert not saturates(graph(64)) and saturates(graph(65)) and saturates(graph(-128))
+
+
+def test_each_layer_alone(tiny_bundle: Path, graph: Path, corpus: tuple[list[str], list[int]]) -> None:
+    # Two encoder layers of six products each, and two of the head.
+    named = set(layers(graph).values())
+    assert len(layers(graph)) == len(named) == 14 and {"head.0", "head.3"} < named
+    assert "encoder.layer.1.attention.self.query" in named
+    rows = sensitivity(graph, tiny_bundle, corpus[0])
+    assert {name for name, _, _ in rows} == named
+    costs = [cost for _, _, cost in rows]
+    assert costs == sorted(costs, reverse=True) and costs[0] > costs[-1] > 0
 
 
 def test_compare_sees_a_difference() -> None:
-    ours = np.array([[2.0, 1.0], [2.0, 1.0], [1.0, 2.0], [1.0, 2.0]])
-    theirs = np.array([[2.0, 1.0], [1.0, 2.5], [1.0, 2.0], [1.0, 2.0]])
+    theirs = np.array([[2.0, 1.0], [2.0, 1.0], [1.0, 2.0], [1.0, 2.0]])
+    ours = np.array([[2.0, 1.0], [1.0, 2.5], [1.0, 2.0], [1.0, 2.0]])
     scores = np.array([[0.0, 0.0], [9.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
-    figures = compare(ours, theirs, scores, Fusion(deep=1.0, wide=1.0, fast=1.0, margin=None))
+    labels = np.array([0, 0, 1, 1])
+    found = compare(ours, theirs, scores, labels, Fusion(deep=1.0, wide=1.0, fast=1.0, margin=None))
     # The wide part outvotes the one post on which the transformers differ.
-    assert figures == {"logit": 1.5, "deep": 0.75, "agreement": 1.0}
-    alone = compare(ours, theirs, scores, Fusion(deep=1.0, wide=0.0, fast=1.0, margin=None))
-    assert alone["agreement"] == 0.75
+    assert (found.logit, found.mean_logit, found.deep, found.agreement) == (1.5, 2.5 / 8, 0.75, 1.0)
+    assert (found.accuracy, found.macro_f1, found.f1_loss) == (1, 1, 0)
+    alone = compare(ours, theirs, scores, labels, Fusion(deep=1.0, wide=0.0, fast=1.0, margin=None))
+    assert (alone.agreement, alone.full, alone.accuracy) == (0.75, 0.75, 0.75)
+    assert alone.f1_loss == 1 - alone.macro_f1 == pytest.approx(1 - (2 / 3 + 4 / 5) / 2)
+    # Where the wide part answers by itself, the transformers may differ as they like; with the cascade off they do.
+    sure = compare(ours, theirs, scores, labels, Fusion(deep=1.0, wide=0.0, fast=1.0, margin=5.0))
+    assert (sure.agreement, sure.full) == (1.0, 0.75) and sure.full_macro_f1 < sure.macro_f1 == 1
+
+
+GOOD = Parity(0.0005, 0.0001, 0.9995, 0.9995, 0.99, 0.88, 0.87, 0.87, 0.001)
+
+
+def test_gates_name_what_was_missed() -> None:
+    def bad(**changes: float) -> Parity:
+        return dataclasses.replace(GOOD, **changes)
+
+    assert float32_faults(GOOD, 0.999, 1e-3) == int8_faults(GOOD, 0.985, 0.003) == []
+    assert "99.80% of the posts" in float32_faults(bad(deep=0.998), 0.999, 1e-3)[0]
+    assert "differs by 0.002" in float32_faults(bad(logit=0.002), 0.999, 1e-3)[0]
+    assert "98.00% of its answers" in int8_faults(bad(agreement=0.98), 0.985, 0.003)[0]
+    assert len(int8_faults(bad(agreement=0.98, f1_loss=0.004), 0.985, 0.003)) == 2
+    # A logit may move as long as the answers stay; more macro-F1 is no fault.
+    assert not int8_faults(bad(logit=3.0, deep=0.98, f1_loss=-0.01), 0.985, 0.003)
+
+
+def test_logits_of_a_split_are_kept(tmp_path: Path) -> None:
+    logits = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    save_logits(logits, tmp_path)
+    np.testing.assert_array_equal(load_logits(tmp_path, 5), logits)
+    with pytest.raises(StageError, match="of 5 posts, the split has 6"):
+        load_logits(tmp_path, 6)
+    with pytest.raises(StageError, match="run the evaluate stage"):
+        load_logits(tmp_path / "none", 5)
+
+
+def test_footprint_of_a_graph(graph: Path, tmp_path: Path) -> None:
+    measured = footprint(graph)
+    assert measured["load_s"] > 0 and measured["load_mb"] > 20
+    with pytest.raises(StageError, match="cannot be loaded"):
+        footprint(tmp_path / "none.onnx")
 
 
 @given(count=st.integers(1, 500), most=st.integers(1, 500))

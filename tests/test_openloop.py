@@ -127,6 +127,7 @@ def test_failures_say_the_mend() -> None:
     assert "--key-file" in failure(400, {"type": "InvalidKeyException", "message": "..."})
     assert "--model" in failure(404, {"type": "ModelNotFoundException", "message": "..."})
     assert "running" in failure(0, None)
+    assert "starting" in failure(503, {"type": "ServiceUnavailableException", "message": "..."})
 
 
 @given(

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ import pytest
 from loadtest.openloop import percentile
 from stages import torchserve
 from stages.stage import StageError
-from stages.torchserve import Server, own_config, serving
+from stages.torchserve import Server, free_ports, own_config, serving
 
 ROOT = Path(__file__).resolve().parent.parent
 HANDLER = """
@@ -149,13 +150,53 @@ def test_wrong_answers_make_the_run_fail(server: Server, tmp_path: Path) -> None
         (("--model", "other"), "model not loaded"),
         (("--host", "http://127.0.0.1:9"), "is the server running"),
         (("--rate", "0", "--requests", "5"), "the rate is 0"),
+        (("--posts", "empty.txt"), "holds no post"),
+        (("--bad-share", "1.5"), "--bad-share is 1.5: give 0 to 1"),
+        (("--master", "--requests", "5"), "--requests counts in one process"),
     ],
 )
 def test_a_run_that_cannot_be_says_why(server: Server, tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    (tmp_path / "empty.txt").touch()
     (tmp_path / "wrong.json").write_text('{"inference": {"key": "wrong"}}')
     done = locust(server, tmp_path, *options)
     assert done.returncode == 1
     assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_several_processes_load_one_server(server: Server, tmp_path: Path) -> None:
+    done = locust(server, tmp_path, "--processes", "2", "-u", "4", "-r", "4", "--run-time", "2s", "--bad-share", "0.3")
+    assert done.returncode == 0, done.stderr
+    assert "bad" in done.stdout + done.stderr and "predict" in done.stdout + done.stderr
+    # A run that cannot be ends at once, its workers too: their output would keep this call waiting.
+    done = locust(server, tmp_path, "--processes", "2", "-u", "4", "--run-time", "2s", "--model", "other")
+    assert done.returncode == 1 and "model not loaded" in done.stderr
+
+
+def test_another_server_and_a_taken_port_are_left_alone(server: Server) -> None:
+    taken = int(server.url.rpartition(":")[2])
+    with socket.socket() as probe, pytest.raises(OSError, match="in use"):
+        probe.bind(("127.0.0.1", taken))
+    # Ports that somebody listens on are never given out.
+    assert taken not in free_ports(50)
+    with pytest.raises(StageError), serving(server.log, "none", 5):
+        pass
+    key = json.loads(server.key_file.read_text())["inference"]["key"]
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    request = urllib.request.Request(f"{server.url}/predictions/trivial", b'{"text": "x"}', headers)
+    with urllib.request.urlopen(request, timeout=10) as response:
+        assert response.status == 200
+    assert psutil.pid_exists(server.frontend.pid)
+
+
+def test_a_failure_inside_still_stops_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.mar").touch()
+    started: list[int] = []
+    monkeypatch.setattr(torchserve, "TORCHSERVE", ("sh", "-c", "sleep 60"))
+    monkeypatch.setattr(torchserve, "STOP_TIMEOUT", 0.1)
+    monkeypatch.setattr(torchserve, "_wait", lambda launcher, *_: started.append(launcher.pid))
+    with pytest.raises(KeyboardInterrupt), serving(tmp_path / "x.mar", "x"):
+        raise KeyboardInterrupt
+    assert len(started) == 1 and not psutil.pid_exists(started[0])
 
 
 def test_a_frozen_server_shows_in_p99(server: Server, tmp_path: Path) -> None:

@@ -1,0 +1,130 @@
+"""A small search over the batch settings of a worker: one at a time, from what ships, the best value kept.
+
+    python -m tests.bench.batching --variant newsgroups-onnx-int8
+
+batchSize, maxBatchDelay and maxWorkers live in the archive's YAML (threads are cores / workers), the token budget in
+its predictor: each trial serves a copy of the archive with one of them changed. Prints what a lone user waits for and
+what sixteen get through, which is the trade-off. Needs the archives of `dvc repro`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.benchmark import Bench, Plan
+from stages.params import load
+from stages.paths import MODEL_STORE, PREPARED
+from stages.torchserve import serving
+
+# Where a setting is written: member of the archive, and the number in it.
+PLACES = {
+    "batchSize": ("newsgroups.yaml", r"^(batchSize: )(\d+)"),
+    "maxBatchDelay": ("newsgroups.yaml", r"^(maxBatchDelay: )(\d+)"),
+    "maxWorkers": ("newsgroups.yaml", r"^(maxWorkers: )(\d+)"),
+    "TOKEN_BUDGET": ("handlers/predictor.py", r"^(TOKEN_BUDGET = )(\d+)"),
+}
+TRIED = {
+    "batchSize": (4, 8, 16, 32),
+    "maxBatchDelay": (1, 5, 20),
+    "maxWorkers": (1, 2),
+    "TOKEN_BUDGET": (1024, 4096, 16384),
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one setting gives: p99 of a lone user in ms, and requests a second and p99 of sixteen."""
+
+    alone_p99_ms: float
+    rps: float
+    p99_ms: float
+
+
+def settings(archive: Path) -> dict[str, int]:
+    """The settings that an archive ships with. Raises ValueError where one is not found."""
+    found = {}
+    with zipfile.ZipFile(archive) as content:
+        for name, (member, pattern) in PLACES.items():
+            match = re.search(pattern, content.read(member).decode(), re.MULTILINE)
+            if not match:
+                raise ValueError(f"{archive}: {member} does not set {name}")
+            found[name] = int(match[2])
+    return found
+
+
+def with_settings(archive: Path, target: Path, values: Mapping[str, int]) -> None:
+    """Write a copy of an archive with other settings."""
+    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(target, "w") as copy:
+        for item in source.infolist():
+            content = source.read(item)
+            for name, value in values.items():
+                member, pattern = PLACES[name]
+                if item.filename == member:
+                    # minWorkers may not exceed maxWorkers, and all of them are wanted from the start.
+                    pattern = pattern.replace("maxWorkers", "(?:min|max)Workers")
+                    content = re.sub(pattern, rf"\g<1>{value}", content.decode(), flags=re.MULTILINE).encode()
+            copy.writestr(item, content)
+
+
+def search(measure: Callable[[dict[str, int]], Trial], start: dict[str, int], slo_ms: float) -> dict[str, int]:
+    """Change one setting at a time and keep the best: most requests a second with p99 within the objective.
+
+    Where none is within it, the smallest p99 wins.
+    """
+    best, trials = dict(start), {tuple(start.values()): measure(start)}
+
+    def merit(values: dict[str, int]) -> tuple[bool, float]:
+        trial = trials[tuple(values.values())]
+        return (True, trial.rps) if trial.p99_ms <= slo_ms else (False, -trial.p99_ms)
+
+    for name, tried in TRIED.items():
+        for value in tried:
+            values = best | {name: value}
+            if tuple(values.values()) not in trials:
+                trials[tuple(values.values())] = measure(values)
+        best = max((best | {name: value} for value in {*tried, best[name]}), key=merit)
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", default="newsgroups-onnx-int8")
+    parser.add_argument("--cascade", choices=("on", "off"), default="on")
+    parser.add_argument("--requests", type=int, default=400, help="of sixteen users; a lone one sends a quarter")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    params = load()
+    archive, full_path = MODEL_STORE / f"{options.variant}.mar", options.cascade == "off"
+    if not archive.is_file():
+        sys.exit(f"{archive} is missing: run dvc repro")
+    plan = Plan(params.seed, params.benchmark.slo_ms, options.requests, 30, 1, 10, (1, 16), 1, full_path)
+    print("".join(f"{name:>15}" for name in (*PLACES, "alone p99 ms", "16: requests/s", "16: p99 ms")))
+
+    def measure(values: dict[str, int]) -> Trial:
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder, archive.name)
+            with_settings(archive, copy, values)
+            with serving(copy, options.variant) as server:
+                bench = Bench(server, options.variant, PREPARED / "test.parquet", Path(folder), plan)
+                bench.warm_up()
+                alone = bench.closed(1, options.requests // 4, "alone", full_path)
+                many = bench.closed(16, options.requests, "many", full_path)
+        trial = Trial(alone.p99_ms, many.rps, many.p99_ms)
+        figures = (*values.values(), round(trial.alone_p99_ms, 1), round(trial.rps, 1), round(trial.p99_ms, 1))
+        print("".join(f"{figure:>15}" for figure in figures), flush=True)
+        return trial
+
+    best = search(measure, settings(archive), plan.slo_ms)
+    print("best:", ", ".join(f"{name} {value}" for name, value in best.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""Other ways to run the same model, by the same harness with the same posts on the same cores.
+
+    python -m tests.bench.servers
+
+LitServe around the predictor that ships, and the limit of every server: the predictor in this process. Needs the
+outputs of `dvc repro` (archives, export, prepared posts). Prints capacities and their ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import litserve
+import psutil
+
+from handlers.onnx_engine import GRAPH_FILE, OnnxEngine
+from handlers.predictor import Predictor
+from handlers.torch_engine import TorchEngine
+from loadtest.posts import read_posts
+from stages.benchmark import FIRST_RATE, Bench, Plan
+from stages.loadrun import Target
+from stages.params import load
+from stages.paths import MODEL_STORE, ONNX, PREPARED, SELECTED
+from stages.serving_figures import rate
+from stages.torchserve import free_ports, serving
+
+# As TorchServe is told in serve/newsgroups.yaml.
+BATCH, DELAY_S = 16, 0.005
+POSTS = PREPARED / "test.parquet"
+
+
+def predictor(variant: str, threads: int) -> Predictor:
+    """The predictor of a variant, as its archive runs it with one worker."""
+    if variant == "newsgroups":
+        import torch
+
+        torch.set_num_threads(threads)
+        return Predictor(SELECTED, TorchEngine(SELECTED))
+    return Predictor(SELECTED, OnnxEngine(ONNX / variant / GRAPH_FILE, threads))
+
+
+class Api(litserve.LitAPI):
+    """The predictor behind LitServe; the answer has the fields of ours, so that the harness checks it alike."""
+
+    def __init__(self, variant: str) -> None:
+        super().__init__(max_batch_size=BATCH, batch_timeout=DELAY_S, api_path=f"/predictions/{variant}")
+        self.variant = variant
+
+    def setup(self, device: str) -> None:  # noqa: ARG002
+        self.predictor = predictor(self.variant, os.cpu_count() or 1)
+
+    def decode_request(self, request: dict[str, Any]) -> tuple[str, bool]:
+        return request["text"], request.get("fast_path") != "off"
+
+    def batch(self, inputs: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
+        return inputs
+
+    def predict(self, requests: list[tuple[str, bool]]) -> list[dict[str, Any]]:
+        answers: dict[int, dict[str, Any]] = {}
+        for fast in (True, False):
+            chosen = [index for index, (_, wanted) in enumerate(requests) if wanted is fast]
+            for index, answer in zip(
+                chosen, self.predictor.predict([requests[i][0] for i in chosen], fast), strict=True
+            ):
+                pairs = zip(self.predictor.labels, answer.probabilities, strict=True)
+                answers[index] = {
+                    "label": answer.label,
+                    "probabilities": {label: round(float(value), 6) for label, value in pairs},
+                    "model": {"name": self.variant, "version": "litserve"},
+                }
+        return [answers[index] for index in range(len(requests))]
+
+    def unbatch(self, output: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return output
+
+    def encode_response(self, output: dict[str, Any]) -> dict[str, Any]:
+        return output
+
+
+@dataclass(frozen=True)
+class Process:
+    """A server that is one process with children, under the harness of the benchmark."""
+
+    url: str
+    key_file: Path
+    pid: int
+
+    def cpu_seconds(self) -> float:
+        top = psutil.Process(self.pid)
+        times = [process.cpu_times() for process in (top, *top.children(recursive=True))]
+        return sum(each.user + each.system for each in times)
+
+
+@contextlib.contextmanager
+def litserving(variant: str, timeout: float = 120.0) -> Iterator[Process]:
+    """LitServe in a process of its own until the block ends; yields once it answers."""
+    (port,) = free_ports(1)
+    with tempfile.TemporaryDirectory() as name:
+        key = Path(name, "key_file.json")
+        # LitServe asks for none, the harness sends one.
+        key.write_text(json.dumps({"inference": {"key": "none"}}))
+        log = Path(name, "litserve.log")
+        command = [sys.executable, "-m", "tests.bench.servers", "--serve", variant, "--port", str(port)]
+        with log.open("wb") as output:
+            server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        try:
+            url, end = f"http://127.0.0.1:{port}", time.monotonic() + timeout
+            while not answers(url, variant):
+                if server.poll() is not None or time.monotonic() > end:
+                    sys.exit(f"LitServe did not start: {log.read_text(errors='replace')[-500:]}")
+                time.sleep(0.2)
+            yield Process(url, key, server.pid)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def answers(url: str, variant: str) -> bool:
+    """Whether a server gives a prediction."""
+    body, kind = json.dumps({"text": "the shuttle reached orbit"}).encode(), {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{url}/predictions/{variant}", data=body, headers=kind)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status == 200
+    except OSError:
+        return False
+
+
+def in_process(variant: str, full_path: bool, count: int) -> float:
+    """Posts a second of the predictor alone, in batches of BATCH, warm-up left out: what no server exceeds."""
+    model = predictor(variant, os.cpu_count() or 1)
+    texts = read_posts(POSTS)[0][: (count + 2 * BATCH) * 4 : 4]
+    model.predict(texts[: 2 * BATCH], not full_path)
+    texts, started = texts[2 * BATCH :], time.perf_counter()
+    for start in range(0, len(texts), BATCH):
+        model.predict(texts[start : start + BATCH], not full_path)
+    return len(texts) / (time.perf_counter() - started)
+
+
+def sustained(server: Target, variant: str, plan: Plan, samples: Path, full_path: bool) -> float:
+    """The highest rate that a started server held in the benchmark's search, requests a second."""
+    bench = Bench(server, variant, POSTS, samples, plan)
+    bench.warm_up()
+    loop = bench.closed(plan.users[-1], plan.requests // 4, "loop", full_path)
+    points = bench.search(loop.rps * FIRST_RATE, full_path)
+    return max((rate(point) for point in points if point.sustained(plan.slo_ms)), default=0.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", default="newsgroups-onnx-int8", help="which model all of them run")
+    parser.add_argument("--cascade", choices=("on", "off"), default="off", help="off compares engines")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        litserve.LitServer(Api(options.serve), accelerator="cpu").run(port=options.port, generate_client_file=False)
+        return
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    params, full_path = load(), options.cascade == "off"
+    knobs = params.benchmark
+    plan = Plan(
+        params.seed, knobs.slo_ms, knobs.requests, knobs.warmup, knobs.steps, knobs.seconds, (16,), 1, full_path
+    )
+    found = {"in process": in_process(options.variant, full_path, knobs.requests)}
+    with tempfile.TemporaryDirectory() as folder:
+        with serving(MODEL_STORE / f"{options.variant}.mar", options.variant) as server:
+            found["TorchServe"] = sustained(server, options.variant, plan, Path(folder, "torchserve"), full_path)
+        with litserving(options.variant) as other:
+            found["LitServe"] = sustained(other, options.variant, plan, Path(folder, "litserve"), full_path)
+    print(f"{options.variant}, cascade {options.cascade}, objective {knobs.slo_ms:g} ms")
+    for name, capacity in found.items():
+        print(f"{name:<12}{capacity:8.1f} requests/s  {capacity / found['in process']:5.2f} of the limit")
+
+
+if __name__ == "__main__":
+    main()
