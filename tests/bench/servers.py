@@ -63,7 +63,8 @@ class Api(litserve.LitAPI):
     def setup(self, device: str) -> None:  # noqa: ARG002
         self.predictor = predictor(self.variant, os.cpu_count() or 1)
 
-    def decode_request(self, request: dict[str, Any]) -> tuple[str, bool]:
+    # LitServe takes an annotation for the name of a query parameter; without one the body is parsed as JSON.
+    def decode_request(self, request) -> tuple[str, bool]:  # noqa: ANN001
         return request["text"], request.get("fast_path") != "off"
 
     def batch(self, inputs: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
@@ -169,7 +170,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        litserve.LitServer(Api(options.serve), accelerator="cpu").run(port=options.port, generate_client_file=False)
+        litserve.LitServer(Api(options.serve), accelerator="cpu").run(
+            host="127.0.0.1", port=options.port, generate_client_file=False
+        )
         return
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     params, full_path = load(), options.cascade == "off"
