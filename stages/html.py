@@ -67,8 +67,7 @@ def page(title: str, intro: str, sections: Sequence[tuple[str, str, str]]) -> st
     """The whole document. sections: (anchor, title, HTML) each; intro: plain text under the heading."""
     contents = "".join(f'<li><a href="#{escape(name)}">{escape(heading)}</a></li>' for name, heading, _ in sections)
     body = "".join(
-        f'<section id="{escape(name)}"><h2>{escape(heading)}</h2>\n{html}</section>\n'
-        for name, heading, html in sections
+        f'<section id="{escape(name)}"><h2>{escape(heading)}</h2>\n{html}</section>\n' for name, heading, html in sections
     )
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">

@@ -20,9 +20,7 @@ TITLES = {
     "explanation": "Explanation",
     "serving": "Serving",
 }
-INTRO = (
-    "From raw posts to a served model: what went in, what came out, how sure we are of it, and how fast it is served."
-)
+INTRO = "From raw posts to a served model: what went in, what came out, how sure we are of it, and how fast it is served."
 
 
 def main() -> None:
