@@ -140,11 +140,11 @@ def verdict(report: dict[str, Any]) -> str:
     over_chance, over_reference = (_side(report[f"attention_over_{name}"]) for name in ("random", REFERENCE))
     return (
         "Removing the words that attention (last layer) ranks highest costs the predicted class "
-        f"{attention['comprehensiveness']:.3f} of its probability, {reference['comprehensiveness']:.3f} for "
-        f"integrated gradients and {chance['comprehensiveness']:.3f} for a random ranking, and its ranking agrees with "
-        f"that of integrated gradients at Spearman {attention[f'spearman_{REFERENCE}']:.2f}: as an explanation of these "
-        f"posts attention is {over_chance} a random ranking and {over_reference} integrated gradients, and it never says "
-        "for or against which class a word speaks."
+        f"{attention['comprehensiveness']:.3f} of its probability, against {reference['comprehensiveness']:.3f} with "
+        f"integrated gradients and {chance['comprehensiveness']:.3f} at random, and its ranking agrees with that of "
+        f"integrated gradients at Spearman {attention[f'spearman_{REFERENCE}']:.2f}: as an explanation of these posts "
+        f"attention is {over_chance} a random ranking and {over_reference} integrated gradients, and it never says for "
+        "or against which class a word speaks."
     )
 
 

@@ -30,8 +30,8 @@ from stages.stage import StageError, stage
 
 MAP_WORDS = 30  # of the attention picture
 # The cost of an explanation grows with the square of a post's length: the shortest posts alone are compared.
-SHORTEST = 0.2
-STABLE_EVERY = 4  # one post in so many is explained again, to see whether the explanation stays
+SHORTEST = 0.15
+STABLE_EVERY = 5  # one post in so many is explained again, to see whether the explanation stays
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from handlers import explaining
 from handlers.explaining import log_odds, words_read
 from handlers.fusion import log_softmax, softmax
 from handlers.predictor import Predictor
+from handlers.text import pack_by_length
 from stages import attribution
 from stages.attention import Attention, attention
 from stages.stage import StageError
@@ -26,6 +27,9 @@ METHODS = {
     "attention": "Attention, last layer",
     "rollout": "Attention rollout",
 }
+# Padded tokens of one call. Texts with some words left out differ in length by as much as they have words: smaller batches
+# than a server's leave less padding.
+TOKEN_BUDGET = 1024
 # They say where the transformer looked, not for or against what; and they are the same for every class.
 UNSIGNED = ("attention", "rollout")
 
@@ -55,7 +59,11 @@ class Scorer:
         """[texts, classes], not normalised."""
         self.texts += len(texts)
         predictor = self.predictor
-        deep = log_softmax(predictor.logits([item.ids for item in predictor.encoder(texts)]))
+        ids = [item.ids for item in predictor.encoder(texts)]
+        logits = np.empty((len(ids), len(predictor.labels)), dtype=np.float32)
+        for batch in pack_by_length([len(item) for item in ids], TOKEN_BUDGET):
+            logits[batch] = predictor.engine.logits([ids[i] for i in batch])
+        deep = log_softmax(logits)
         wide = predictor.linear.scores([f"{text} {self.tail}" for text in texts])
         return predictor.fusion.deep * deep + predictor.fusion.wide * wide
 
