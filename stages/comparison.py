@@ -141,10 +141,10 @@ def verdict(report: dict[str, Any]) -> str:
     return (
         "Removing the words that attention (last layer) ranks highest costs the predicted class "
         f"{attention['comprehensiveness']:.3f} of its probability, against {reference['comprehensiveness']:.3f} with "
-        f"integrated gradients and {chance['comprehensiveness']:.3f} at random, and its ranking agrees with that of "
-        f"integrated gradients at Spearman {attention[f'spearman_{REFERENCE}']:.2f}: as an explanation of these posts "
-        f"attention is {over_chance} a random ranking and {over_reference} integrated gradients, and it never says for "
-        "or against which class a word speaks."
+        f"integrated gradients and {chance['comprehensiveness']:.3f} for a random ranking, and its ranking agrees "
+        f"with that of integrated gradients at Spearman {attention[f'spearman_{REFERENCE}']:.2f}: as an explanation of "
+        f"these posts attention is {over_chance} a random ranking and {over_reference} integrated gradients, and it "
+        "never says for or against which class a word speaks."
     )
 
 
