@@ -21,7 +21,7 @@ from stages.footprint import footprint
 from stages.params import load
 from stages.parity import Parity, compare, float32_faults, int8_faults
 from stages.paths import EVALUATION, METRICS, ONNX, PLOTS, PREPARED, SELECTED
-from stages.quantization import quantize, sensitivity
+from stages.quantization import SCOPES, quantize, sensitivity
 from stages.scoring import load_logits, raw_scores
 from stages.select import SELECTED_FILE
 from stages.serving_plot import draw_sensitivity
@@ -58,9 +58,12 @@ def export_onnx(bundle: Path, target: Path, opset: int, version: str = "") -> No
     proto = program.model_proto
     # The exporter's shape notes contradict what quantisation infers anew.
     del proto.graph.value_info[:]
-    # Its notes on where in the source a node came from name folders of this machine: elsewhere, other bytes.
+    # Its notes on where in the source a node came from name folders of this machine: elsewhere, other bytes. Only the
+    # names of the modules stay, for the sensitivity of each layer.
     for part in (proto.graph, *proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+        kept = [entry for entry in part.metadata_props if entry.key == SCOPES]
         del part.metadata_props[:]
+        part.metadata_props.extend(kept)
     metadata = {
         "labels": json.dumps(model.config.labels),
         "max_tokens": str(model.config.max_tokens),
