@@ -12,14 +12,13 @@ from stages.presets import Preset
 _PAGE = """\
 # {name} {version}
 
-Sorts an English newsgroup post into one of {count} classes, with calibrated probabilities. A fine-tuned
+Sorts a post into one of {count} classes, with calibrated probabilities. A fine-tuned
 `{repository}` (from {checkpoint}) and a linear model over TF-IDF are fused, with the weights in `fusion.json`; where
 the linear model is sure enough, it may answer alone.
 
 ## Data
-20 Newsgroups, sorted by date, from {source} (sha256 of the content `{digest}`), which states no licence of its own.
-{train} posts to train, {validation} to validate and calibrate, both of the official training split; {test} of the
-official test split for the figures below.
+{data} (sha256 of the content `{digest}`). {train} posts to train, {validation} to validate and calibrate, both of its
+training split; {test} of its test split for the figures below.
 
 ## Results
 On the test split, with 95% bootstrap intervals where one was computed:
@@ -34,19 +33,31 @@ On the test split, with 95% bootstrap intervals where one was computed:
 The figures are of the PyTorch variant. An ONNX variant is compared with it when it is exported.
 
 ## Intended use
-Routing, tagging and research on texts that resemble the training data: English, one topic, a sentence to a few pages.
+Routing, tagging and research on texts that resemble the training data: its language, one topic, a sentence to a few
+pages.
 A person should be able to correct what it decides.
 
 ## Limits
 - It knows its {count} classes only and names one of them, however foreign the text. {abstention}
-- The posts date from 1993: names, products and language have moved on since, and the authors were no cross-section of
-  any population.
+- {bias}
 - The transformer reads only the beginning of a long post (an answer says `truncated`); the linear part reads all of it.
 - Not for decisions about people, such as moderation without review.
 
 ## Classes
 {classes}
 """
+
+NEWSGROUPS = "20 Newsgroups"
+_BIAS = (
+    "The posts date from 1993: names, products and language have moved on since, and the authors were no cross-section "
+    "of any population."
+)
+_OWN_BIAS = "What the training posts leave out or get wrong, it leaves out and gets wrong: only their owner knows."
+
+
+def corpus_name(corpus: dict[str, Any]) -> str:
+    """What the posts are called. corpus: of `source.json`."""
+    return corpus["version"] if corpus["source"] == "files" else NEWSGROUPS
 
 
 def model_card(
@@ -66,13 +77,14 @@ def model_card(
     """
     test, baseline = scores["selected"]["test"], scores["baseline"]["test"]
     corpus, checkpoint = facts["corpus"], facts["checkpoints"][scores["selected"]["name"]]
+    data = corpus_name(corpus)
+    public = data == NEWSGROUPS
     metadata = {
-        "language": "en",
+        **({"language": "en", "datasets": ["20newsgroups"]} if public else {}),
         "license": encoder.licence,
         "base_model": encoder.repository,
         "pipeline_tag": "text-classification",
         "tags": ["text-classification", "torchserve"],
-        "datasets": ["20newsgroups"],
         "metrics": ["accuracy", "f1"],
         "model-index": [
             {
@@ -80,7 +92,7 @@ def model_card(
                 "results": [
                     {
                         "task": {"type": "text-classification"},
-                        "dataset": {"type": "20newsgroups", "name": "20 Newsgroups, by date", "split": "test"},
+                        "dataset": {"type": "20newsgroups" if public else "own", "name": data, "split": "test"},
                         "metrics": [
                             {"type": "accuracy", "value": test["accuracy"]},
                             {"type": "f1", "name": "macro-F1", "value": test["macro_f1"]},
@@ -96,11 +108,14 @@ def model_card(
         count=len(labels),
         repository=encoder.repository,
         checkpoint=checkpoint["version"],
-        source=corpus["version"],
+        data=f"{data}, sorted by date, from {corpus['version']}, which states no licence of its own"
+        if public
+        else data,
+        bias=_BIAS if public else _OWN_BIAS,
         digest=corpus["content_sha256"],
         **posts,
         figures=_figures(test, baseline),
-        gain=_gain(scores["selected"]["over_wide"]),
+        gain=_gain(scores["selected"]["over_baseline"]),
         abstention=_abstention(fusion),
         classes="\n".join(f"- {label}" for label in labels),
     )

@@ -14,7 +14,7 @@ from handlers.fusion import Fusion
 from handlers.schema import PROVENANCE_FILE
 from stages.archive import build_archive
 from stages.files import read_json, replacing, sha256, write_json
-from stages.model_card import model_card
+from stages.model_card import NEWSGROUPS, corpus_name, model_card
 from stages.params import load
 from stages.paths import METRICS, MODEL_STORE, ONNX, RAW, SELECTED
 from stages.presets import PRESETS, Preset
@@ -127,11 +127,12 @@ def _pack(target: Path, variant: Variant, weights: Path, bundle: Path, facts: Fa
 def licences(encoder: Preset, source: dict[str, Any]) -> str:
     """Whose work an archive holds, and on which terms: Markdown, with the text of the checkpoint's licence."""
     text = (LICENCES / f"{encoder.licence}.txt").read_text(encoding="utf-8")
+    unlicensed = ", which states no licence of its own" if corpus_name(source["corpus"]) == NEWSGROUPS else ""
     return f"""\
 # Licences
 
 - Transformer weights and tokenizer, fine-tuned here from `{encoder.repository}`: {encoder.licence}, its text below.
-- The linear part was trained on 20 Newsgroups, which states no licence of its own; no post is in this archive.
+- The linear part was trained on {corpus_name(source["corpus"])}{unlicensed}; no post is in this archive.
 - Training posts were augmented with WordNet ({source["wordnet"]["licence"]}); nothing of it is in this archive.
 
 ## {encoder.licence}
@@ -157,7 +158,7 @@ def main() -> None:
             "data": asdict(params.data),
             "prepare": asdict(params.prepare),
             "augment": asdict(params.augment),
-            "baseline": asdict(params.baseline),
+            "wide": asdict(params.wide),
             "train": asdict(params.train),
             "fuse": asdict(params.fuse),
             "export": asdict(params.export),

@@ -32,13 +32,13 @@ SCORES = {"test": {"accuracy": 0.9, "accuracy_95": [0.87, 0.93], "macro_f1": 0.8
 GAIN = {"accuracy": 0.02, "accuracy_95": [0.01, 0.03], "macro_f1": 0.01, "macro_f1_95": [-0.01, 0.03]}
 FACTS = Facts(
     source={
-        "corpus": {"version": "corpus==1", "content_sha256": "c" * 64},
+        "corpus": {"source": "pypi", "version": "corpus==1", "content_sha256": "c" * 64},
         "checkpoints": {"minilm": {"version": "checkpoint==2"}},
         "wordnet": {"licence": "WordNet 3.0 license"},
     },
     posts={"train": 7, "validation": 2, "test": 3},
     quality={
-        "selected": {"name": "minilm", **SCORES, "over_wide": GAIN},
+        "selected": {"name": "minilm", **SCORES, "over_baseline": GAIN},
         "baseline": {"test": {"accuracy": 0.88, "macro_f1": 0.88}},
     },
     params={"seed": 20, "train": {"epochs": 2}},

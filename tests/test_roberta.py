@@ -34,13 +34,16 @@ from tests.conftest import LABELS
 from tests.test_training import SETTINGS
 
 SCORES = {"test": {"accuracy": 0.9, "macro_f1": 0.89}}
+GAIN = {"accuracy": 0.0, "accuracy_95": [0.0, 0.0], "macro_f1": 0.0, "macro_f1_95": [0.0, 0.0]}
 FACTS = Facts(
     source={
-        "corpus": {"version": "corpus==1", "content_sha256": "c" * 64},
+        "corpus": {"source": "pypi", "version": "corpus==1", "content_sha256": "c" * 64},
+        "wordnet": {"licence": "WordNet 3.0 license"},
         "checkpoints": {"roberta": {"version": "checkpoint==2"}},
     },
     posts={"train": 9, "validation": 9, "test": 9},
-    quality={"selected": {"name": "roberta", **SCORES}, "baseline": SCORES},
+    quality={"selected": {"name": "roberta", **SCORES, "over_baseline": GAIN}, "baseline": SCORES},
+    params={},
 )
 POSTS = ["The Rocket reached orbit 🚀", "the goalie saved the puck — naïvely", "Old car", "moon " * 60]
 TOLERANCE = 1e-4

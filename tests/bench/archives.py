@@ -9,12 +9,12 @@ from pathlib import Path
 import yaml
 
 from stages.archive import build_archive
-from stages.package import BUNDLE, HANDLERS, MODEL_CONFIG, SHARED_MODULES, TORCH
+from stages.package import BUNDLE, HANDLERS, MODEL_CONFIG, TORCH
 
 
 def torch_archive(bundle: Path, target: Path) -> Path:
     """The PyTorch variant of a bundle, without model card and provenance; returns `target`."""
-    modules = {f"handlers/{name}": HANDLERS / name for name in (*SHARED_MODULES, *TORCH.modules)}
+    modules = {f"handlers/{path.name}": path for path in sorted(HANDLERS.glob("*.py"))}
     files = {name: bundle / name for name in (*BUNDLE, TORCH.weights)}
     build_archive(target, "1.0", HANDLERS / TORCH.entry, MODEL_CONFIG, modules | files)
     return target
