@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 JSON = "application/json"
 FORM = "multipart/form-data; boundary=fence"
 LARGE = 2_000_000
+TENSOR: dict[str, Any] = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a car"]}
 # What a request may declare, most of it wrongly.
 MEDIA = (
     JSON,
@@ -67,8 +68,7 @@ def _json(name: str, value: Any, endpoint: str = "predictions") -> Body:
 
 
 def _tensor(name: str, **changes: Any) -> Body:
-    tensor = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a car"]} | changes
-    return _json(f"tensor: {name}", {"inputs": [tensor]}, "infer")
+    return _json(f"tensor: {name}", {"inputs": [TENSOR | changes]}, "infer")
 
 
 def _zip() -> bytes:
@@ -114,11 +114,7 @@ def corpus() -> list[Body]:
         Body("only a lone surrogate", b'{"text": "\\udc00"}'),
         Body("a lone surrogate as key", b'{"\\ud83d": "car"}'),
         Body("a lone surrogate as id", b'{"id": "\\ud83d", "inputs": []}', endpoint="infer"),
-        Body(
-            "a lone surrogate in a good tensor's id",
-            b'{"id": "\\ud83d", "inputs": [{"name": "t", "shape": [1], "datatype": "BYTES", "data": ["a car"]}]}',
-            endpoint="infer",
-        ),
+        _json("a lone surrogate in a good tensor's id", {"id": "\ud83d", "inputs": [TENSOR]}, "infer"),
         Body("NUL bytes", b"\x00" * 1000, "text/plain"),
         Body("NUL inside words", b"c\x00a\x00r", "text/plain"),
         _json("NUL in JSON", {"text": "a\x00car"}),
@@ -250,10 +246,5 @@ def _damaged(body: Body, where: float, patch: bytes) -> Body:
 
 def _elsewhere(known: st.SearchStrategy[Body]) -> st.SearchStrategy[Body]:
     """A body under a content type and at an endpoint that are not its own."""
-    ends = st.sampled_from(("predictions", "explanations", "infer"))
-    return st.builds(
-        lambda body, media, endpoint: replace(body, media=media, endpoint=endpoint, fields=()),
-        known,
-        st.sampled_from(MEDIA),
-        ends,
-    )
+    media, ends = st.sampled_from(MEDIA), st.sampled_from(("predictions", "explanations", "infer"))
+    return st.builds(lambda body, m, end: replace(body, media=m, endpoint=end, fields=()), known, media, ends)

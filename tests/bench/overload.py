@@ -2,7 +2,7 @@
 
     python -m tests.bench.overload --times 4 --seconds 60
 
---capacity is requests a second; without it, the search of stage `benchmark` finds it first. Exit status 1 where the
+--capacity is requests a second; without it, a search finds it first. Exit status 1 where the
 99th percentile of the refusals or of the accepted requests was over its objective, or anything but a refusal failed.
 """
 
@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.openloop import percentile
-from stages.benchmark import Plan, capacity, search
 from stages.files import read_json
 from stages.loadrun import run as run_locust
 from stages.stage import StageError
 from stages.torchserve import Server, serving
+from tests.bench.capacity import Load
 from tests.bench.traffic import arguments, report
 
 # How TorchServe words a full queue; that there is no worker is not what it means.
 FULL_QUEUE = "has no worker to serve inference request"
-FIRST_RATE = 20.0
+FIRST_RATE, STEPS = 20.0, 5
 
 
 def run(
@@ -34,12 +34,14 @@ def run(
     """Measure one archive. rate: its capacity, 0 to search for it. Returns the figures."""
     with tempfile.TemporaryDirectory() as folder, serving(archive, archive.stem) as server:
         samples = Path(folder)
-        plan = Plan(seed, slo_ms, requests=400, warmup=0, steps=5, seconds=15, users=(), full_path=False)
         common = {"server": server, "model": archive.stem, "posts": posts, "seed": seed}
         run_locust(**common, requests=60, samples=samples / "warm-up.csv", users=4)
         if not rate:
-            points = search(server, archive.stem, posts, samples, plan, FIRST_RATE, full_path=False)
-            rate = capacity(points, slo_ms)["capacity_rps"]
+            found = Load(posts, seed, slo_ms, STEPS).capacity(
+                server, archive.stem, samples, FIRST_RATE, full_path=False
+            )
+            if not (rate := found["capacity_rps"]):
+                raise StageError(f"no rate held: p99 {found['p99_ms']} ms at the lowest; give --capacity")
         at_capacity = run_locust(**common, requests=round(rate * 15), samples=samples / "capacity.csv", rate=rate)
         with Memory(server) as memory:
             offered = rate * times

@@ -11,7 +11,6 @@ one go, or one by one: each adds its figures to --output, and the ratios are tho
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import tempfile
 import time
@@ -29,14 +28,13 @@ from tqdm import tqdm
 from handlers.newsgroups import NewsgroupsHandler
 from handlers.newsgroups_onnx import NewsgroupsOnnxHandler
 from stages.archive import build_archive
-from stages.benchmark import Plan, capacity, search
 from stages.corpus import label_names, load_split
 from stages.files import read_json
-from stages.loadrun import run as run_locust
 from stages.package import HANDLERS, MODEL_CONFIG
 from stages.paths import SELECTED
 from stages.stage import StageError
 from stages.torchserve import Server, serving
+from tests.bench.capacity import Load
 from tests.bench.client import Client
 from tests.bench.traffic import arguments, post, report
 from tests.bench.worker import Worker, parse
@@ -53,20 +51,22 @@ FIRST_RATE = 0.7
 
 @dataclass(frozen=True)
 class Bench:
-    """What all parts share. posts: parquet file of a prepared split."""
+    """What all parts share. The posts are those of a prepared split."""
 
     archive: Path
     bundle: Path
-    posts: Path
-    plan: Plan
+    load: Load
 
     def noop(self, folder: Path) -> dict[str, Any]:
         """Closed loops against the handler that does nothing."""
         archive = folder / "noop.mar"
         build_archive(archive, "1.0", BENCH / "noop_handler.py", MODEL_CONFIG, {})
         with serving(archive, archive.stem) as server:
-            self._loop(server, "noop", folder, users=8, requests=500)
-            points = {users: self._loop(server, "noop", folder, users, 400 * min(users, 8)) for users in (1, 8, 32)}
+            self.load.closed(server, "noop", folder, 8, 500, full_path=False)
+            points = {
+                users: self.load.closed(server, "noop", folder, users, 400 * min(users, 8), full_path=False)
+                for users in (1, 8, 32)
+            }
         return {f"users_{users}": {"rps": round(p.rps, 1), "p50_ms": round(p.p50_ms, 2)} for users, p in points.items()}
 
     def ours(self, folder: Path) -> dict[str, Any]:
@@ -104,11 +104,9 @@ class Bench:
         """Quality of the served answers, saturated throughput, and capacity within the objective."""
         options = {"fast_path": "off"} if full_path else {}
         quality = self._quality(server, name, options)
-        saturated = self._loop(server, name, folder, SATURATING, 400, full_path)
-        points = search(
-            server, name, self.posts, folder, self.plan, max(saturated.rps * FIRST_RATE, 1.0), full_path=full_path
-        )
-        return quality | {"saturated_rps": round(saturated.rps, 1)} | capacity(points, self.plan.slo_ms)
+        saturated = self.load.closed(server, name, folder, SATURATING, 400, full_path)
+        found = self.load.capacity(server, name, folder, max(saturated.rps * FIRST_RATE, 1.0), full_path)
+        return quality | {"saturated_rps": round(saturated.rps, 1)} | found
 
     def _quality(self, server: Server, name: str, options: dict[str, str]) -> dict[str, float]:
         """Accuracy and macro-F1 of the answers to SCORED posts; also warms the server up."""
@@ -126,16 +124,12 @@ class Bench:
 
     def _sample(self, count: int) -> tuple[list[str], list[int], list[str]]:
         """Texts, labels and label names of posts drawn from the split."""
-        split = load_split(self.posts.parent, self.posts.stem)
-        chosen = np.random.default_rng(self.plan.seed).permutation(len(split))[:count]
+        posts = self.load.posts
+        split = load_split(posts.parent, posts.stem)
+        chosen = np.random.default_rng(self.load.seed).permutation(len(split))[:count]
         drawn = split.select(chosen)
         usable = [row for row in drawn if any(map(str.isalpha, row["text"]))]
         return [row["text"] for row in usable], [row["label"] for row in usable], label_names(split)
-
-    def _loop(self, server: Server, name: str, folder: Path, users: int, requests: int, full_path: bool = False) -> Any:
-        """A closed loop."""
-        path = folder / f"users-{users}.csv"
-        return run_locust(server, name, self.posts, self.plan.seed, requests, path, users=users, full_path=full_path)
 
 
 def ratios(figures: dict[str, Any]) -> dict[str, float]:
@@ -172,11 +166,9 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"unknown part {unknown.pop()!r}: choose of {', '.join(PARTS)}")
-    plan = Plan(options.seed, options.slo_ms, 500, 0, options.steps, seconds=15, users=(), full_path=True)
-    logging.basicConfig(level=logging.WARNING, format="stock: %(message)s")
-    logging.getLogger("stages").setLevel(logging.INFO)
+    load = Load(options.posts, options.seed, options.slo_ms, options.steps)
     try:
-        bench = Bench(options.archive, options.bundle, options.posts, plan)
+        bench = Bench(options.archive, options.bundle, load)
         figures = measure(bench, options.parts or PARTS, options.output)
     except StageError as error:
         sys.exit(f"stock: {error}")
