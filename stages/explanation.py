@@ -27,7 +27,7 @@ METHODS = {
     "attention": "Attention, last layer",
     "rollout": "Attention rollout",
 }
-# Padded tokens of one call. Texts with some words left out differ in length by as much as they have words: batches
+# Padded tokens of one call. The texts of one post, with more or fewer words left out, differ much in length: batches
 # smaller than a server's leave less padding.
 TOKEN_BUDGET = 1024
 # They say where the transformer looked, not for or against what; and they are the same for every class.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -83,8 +84,6 @@ def test_integrated_gradients_sum_to_the_difference_of_the_ends(predictor: Predi
     padded = [pad if owner >= 0 else token for owner, token in zip(owners, encoding.ids, strict=True)]
     engine = predictor.engine
     # Padding as a token to read, not one to mask.
-    import torch
-
     with torch.inference_mode():
         deep = engine.model(torch.tensor([padded]), torch.ones(1, len(padded), dtype=torch.long)).log_softmax(-1)[0]
     every = explaining.linear_shares(predictor.linear, [*words, *tail])[len(words) :].sum(axis=0)
