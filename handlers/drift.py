@@ -47,8 +47,9 @@ def features(answers: Sequence[Answer], labels: Sequence[str]) -> dict[str, np.n
 
 
 def place(values: np.ndarray, edges: Sequence[float]) -> np.ndarray:
-    """The bin of each value: the number of edges that it has reached."""
-    return np.searchsorted(edges, values, side="right")
+    """The bin of each value: the number of edges that it exceeds. So a feature that was always the same, at its one
+    edge, has a bin above for what is new."""
+    return np.searchsorted(edges, values, side="left")
 
 
 def stability(expected: Sequence[int], observed: Sequence[int]) -> float:

@@ -34,33 +34,36 @@ def explain(predictor: Predictor, text: str, label: int, method: str, budget: in
     budget: passes allowed. Raises BudgetError before any pass where they are too few, ValueError for an unknown method.
     """
     words = predictor.cleaning(text).split()
-    return list(zip(words, contributions(predictor, words, label, method, budget).tolist(), strict=True))
+    read = words_read(predictor, words)
+    return list(zip(words, contributions(predictor, words, read, [label], method, budget)[0].tolist(), strict=True))
 
 
-def contributions(predictor: Predictor, words: Sequence[str], label: int, method: str, budget: int) -> np.ndarray:
-    """The same of a post that is cleaned and split already: [words]."""
+def contributions(
+    predictor: Predictor, words: Sequence[str], read: int, labels: Sequence[int], method: str, budget: int
+) -> np.ndarray:
+    """The same of a post that is cleaned and split already, for several classes at the cost of one: [labels, words].
+
+    read: how many of the words the transformer is given; the linear part reads them all.
+    """
     if method not in METHODS:
         raise ValueError(f"method {method!r} is unknown: choose one of {', '.join(METHODS)}")
-    wide = predictor.fusion.wide * linear_shares(predictor.linear, words)
-    if method == "linear":
-        return wide[:, label]
-    if not words:
-        return np.zeros(0)
-    spans = _spans(words_read(predictor, words), SPANS[method])
+    losses = predictor.fusion.wide * linear_shares(predictor.linear, words)
+    if method == "linear" or not words:
+        return losses[:, labels].T
+    head = words[:read]
+    spans = [range(start, min(start + SPANS[method], read)) for start in range(0, read, SPANS[method])]
     if len(spans) + 1 > budget:
         raise BudgetError(
             f"{method} of this post takes {len(spans) + 1} passes, {budget} are allowed: raise the budget, send a "
             "shorter post, or choose the method linear, which takes none"
         )
-    # The transformer reads no more words than tokens; what is cut here it could not have reached without a span either.
-    near = words[: predictor.encoder.max_tokens + SPANS[method]]
-    texts = [" ".join(near), *(" ".join([*near[: span.start], *near[span.stop :]]) for span in spans)]
+    # Only what the transformer reads is left out, and nothing moves up from behind it.
+    texts = [" ".join(head), *(" ".join([*head[: span.start], *head[span.stop :]]) for span in spans)]
     deep = predictor.fusion.deep * log_softmax(predictor.logits([item.ids for item in predictor.encoder(texts)]))
-    losses = wide.copy()
     for span, without in zip(spans, deep[1:], strict=True):
         losses[span.start : span.stop] += (deep[0] - without) / len(span)
     fused = deep[0] + predictor.fusion.wide * predictor.linear.scores([" ".join(words)])[0]
-    return log_odds(fused, label) - log_odds(fused - losses, label)
+    return np.stack([log_odds(fused, label) - log_odds(fused - losses, label) for label in labels])
 
 
 def log_odds(scores: np.ndarray, label: int) -> np.ndarray:
@@ -97,8 +100,3 @@ def linear_shares(part: Linear, words: Sequence[str]) -> np.ndarray:
     for product, owners in zip(products, places.values(), strict=True):
         np.add.at(shares, owners, product / len(owners))
     return shares
-
-
-def _spans(words: int, length: int) -> list[range]:
-    """Consecutive ranges of at most `length` words that cover the first `words`."""
-    return [range(start, min(start + length, words)) for start in range(0, words, length)]

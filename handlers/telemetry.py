@@ -13,7 +13,7 @@ from typing import Any
 
 from ts.metrics.metric_type_enum import MetricTypes
 
-from handlers.drift import DRIFT_FILE, Drift, features, load
+from handlers.drift import Drift, features, load
 from handlers.predictor import Answer
 from handlers.requests import RequestError
 
@@ -48,11 +48,12 @@ class Telemetry:
 
     def __init__(self, metrics: Any, bundle: Path, labels: Sequence[str]) -> None:
         """metrics: TorchServe's `context.metrics`, or None where nobody collects. bundle: the folder that holds the
-        drift reference; without one there is no drift figure. labels: the classes, in the predictor's order."""
+        drift reference. labels: the classes, in the predictor's order. Raises FileNotFoundError where there is no
+        reference."""
         self.labels = tuple(labels)
         self._model = "" if metrics is None else metrics.model_name
         self._metrics = {} if metrics is None else {name: _declared(metrics, name) for name in METRICS}
-        self._drift = Drift(load(bundle)) if (bundle / DRIFT_FILE).is_file() else None
+        self._drift = Drift(load(bundle))
         # A rate over a counter that does not exist yet misses its first step.
         for name in ("newsgroups_tokens_total", "newsgroups_windows_total", "newsgroups_abstentions_total"):
             self._add(name, 0)
@@ -76,7 +77,7 @@ class Telemetry:
                 self._add(name, count)
         for answer in answers:
             self._add("newsgroups_doubt", 1 - float(answer.probabilities.max()))
-        if self._drift and answers:
+        if answers:
             for feature, value in self._drift.add(features(answers, self.labels)).items():
                 self._add("newsgroups_drift_psi", value, feature)
 

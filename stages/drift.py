@@ -19,5 +19,5 @@ def reference(answers: Sequence[Answer], labels: Sequence[str]) -> dict[str, Bin
     """
     values = features(answers, labels)
     edges = {name: np.unique(np.quantile(values[name], np.linspace(0.1, 0.9, 9))) for name in ("length", "unknown")}
-    edges["label"] = np.arange(1, len(labels))
+    edges["label"] = np.arange(len(labels) - 1)
     return {name: Bins.of(values[name], edges[name]) for name in values}
