@@ -33,7 +33,9 @@ def comparison(report: dict[str, Any], picture: bytes, top: int) -> list[str]:
         value, bounds = row.get(name), row.get(f"{name}_95")
         if value is None:
             return None
-        return f"{value:.2f} ({bounds[0]:.2f} to {bounds[1]:.2f})" if bounds else f"{value:.2f}"
+        # Adding zero makes minus zero plain zero.
+        shown = [f"{round(number, 2) + 0.0:.2f}" for number in (value, *(bounds or ()))]
+        return f"{shown[0]} ({shown[1]} to {shown[2]})" if bounds else shown[0]
 
     columns = {
         "Comprehensiveness ↑": "comprehensiveness",
