@@ -102,10 +102,11 @@ def explain(
         if number < shown:
             maps = draw(explanation)
             pictured.append(explain_page.post(number + 1, rule, actual, explanation, label_names(test), maps, top))
-    report = compare(explained, judged, stable, effort.seed)
+    # Rounded first, so that the section, the plot and the metrics say the same.
+    report = rounded(compare(explained, judged, stable, effort.seed))
     draw_faithfulness(plot, report["methods"])
     html.write_section("explanation", *explain_page.comparison(report, plot.read_bytes(), top), *pictured)
-    write_json(metrics_file, rounded(report))
+    write_json(metrics_file, report)
     print(verdict(report))
 
 
