@@ -23,12 +23,12 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from handlers.text import Encoder
+from stages.acceleration import build_accelerator
 from stages.augment import augmented_copies, with_copies
 from stages.baseline import fit
 from stages.corpus import RAW_COLUMNS, features, label_names, load_split
 from stages.fetch import posts_from_sklearn
 from stages.files import read_json, replacing, write_json
-from stages.hardware import choose_device, choose_precision
 from stages.params import REMOVABLE, SPLITS, Params, load
 from stages.paths import CHECKPOINTS, METRICS, PLOTS, PRETRAINED, RAW, WORDNET
 from stages.prepare import build_cleaning, clean_split
@@ -97,13 +97,11 @@ def transformer_score(train: Dataset, validation: Dataset, epochs: int, params: 
     settings = dataclasses.replace(params.train, epochs=epochs, evaluations=1)
     folder = PRETRAINED / settings.candidates[0]
     encoder = Encoder(folder, settings.max_tokens)
-    device = choose_device()
     model = build(folder, label_names(train), settings, seed)
-    trainer = Trainer(model, settings, seed, device, choose_precision(settings.precision, device))
+    splits = encode(train, encoder), encode(validation, encoder)
+    trainer = Trainer(model, *splits, settings, seed, build_accelerator(settings.precision))
     with tempfile.TemporaryDirectory() as scratch:
-        progress = trainer.fit(
-            encode(train, encoder), encode(validation, encoder), Path(scratch) / "checkpoint.pt", "ablation"
-        )
+        progress = trainer.fit(Path(scratch) / "checkpoint.pt", {})
     # The score of the end, not of the best evaluation, which would favour whoever is evaluated more often.
     return {"validation": progress.history[-1]["validation_macro_f1"]}
 

@@ -43,13 +43,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Task:
-    """What every trial trains on and starts from. train: not augmented. candidate: the encoder's folder."""
+    """What every trial trains on and starts from. train: not augmented. candidate: the encoder's folder. augment: what
+    is not tuned of it."""
 
     train: Dataset
     validation: Dataset
     candidate: Path
     wordnet: Path
     settings: Train
+    augment: Augment
     seed: int
 
 
@@ -68,7 +70,7 @@ class PrunedTrainer(Trainer):
         return better
 
 
-def suggest(trial: optuna.Trial, settings: Train) -> tuple[Train, Augment]:
+def suggest(trial: optuna.Trial, settings: Train, augment: Augment) -> tuple[Train, Augment]:
     """The trial's point of the search space."""
     width = trial.suggest_categorical("head", [0, 192, 384, 768])
     tuned = replace(
@@ -79,12 +81,12 @@ def suggest(trial: optuna.Trial, settings: Train) -> tuple[Train, Augment]:
         max_tokens=trial.suggest_categorical("max_tokens", [64, 128, 192]),
     )
     rates = {name: trial.suggest_float(name, 0.0, 0.3) for name in ("synonym_rate", "deletion_rate")}
-    return tuned, Augment(share=trial.suggest_float("share", 0.0, 0.5), **rates)
+    return tuned, replace(augment, share=trial.suggest_float("share", 0.0, 0.5), **rates)
 
 
 def objective(trial: optuna.Trial, task: Task, folder: Path) -> float:
     """Validation macro-F1 of one point. Raises TrialPruned where it falls behind the median."""
-    settings, augment = suggest(trial, task.settings)
+    settings, augment = suggest(trial, task.settings, task.augment)
     copies = augmented_copies(task.train, task.wordnet, augment, task.seed)
     # No copy may come of no post, and an empty table has no columns to append.
     train = with_copies(task.train, copies) if copies else task.train
@@ -147,7 +149,8 @@ def main() -> None:
         train = part_of(load_split(PREPARED, "train"), options.posts, params.seed)
         validation, candidate = load_split(PREPARED, "validation"), PRETRAINED / options.candidate
         log.info("%s trials on %s posts", options.trials, len(train))
-        study = search(Task(train, validation, candidate, WORDNET, settings, params.seed), options.trials, TUNING)
+        task = Task(train, validation, candidate, WORDNET, settings, params.augment, params.seed)
+        study = search(task, options.trials, TUNING)
         write_report(study, ended(study), params.seed)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,14 @@ POSTS = {
         "orbit of a satellite",
     ],
 }
+
+
+@pytest.fixture(autouse=True)
+def no_accelerator_before() -> Iterator[None]:
+    """accelerate keeps one state a process, whose precision cannot be changed: every test starts without one."""
+    yield
+    if "accelerate.state" in sys.modules:
+        sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,8 @@ class Oracle:
         for text in texts:
             scores = np.array([text.lower().count(word) + 0.1 for word in self.words])
             probabilities = scores / scores.sum()
-            answers.append(Answer(LABELS[int(probabilities.argmax())], probabilities, "full", 1, False))
+            label = LABELS[int(probabilities.argmax())]
+            answers.append(Answer(label, probabilities, "full", 1, 1, False, len(text.split()), 0, False))
         return answers
 
 
@@ -122,7 +123,7 @@ def test_failures_of_every_kind_are_seen(oracle: Oracle, monkeypatch: pytest.Mon
 
 
 def test_failure_rates_have_intervals_and_nothing_is_none() -> None:
-    answer = Answer("x", np.ones(1), "full", 1, False)
+    answer = Answer("x", np.ones(1), "full", 1, 1, False, 1, 0, False)
     cases = [checklist.Case(None, ("", answer), "x", failed=number < 3) for number in range(30)]
     figures = checklist.failures(cases)
     assert (figures["posts"], figures["failed"]) == (30, 0.1)

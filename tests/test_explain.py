@@ -314,7 +314,7 @@ def test_stage_writes_section_plot_and_metrics(
     texts, labels = corpus
     columns = {"id": [str(i) for i in range(len(texts))], "text": texts, "clean": texts, "label": labels}
     test = Dataset.from_dict(columns, features(list(LABELS)))
-    shares, fast = systems(predictor, texts, "test")
+    shares, fast, _ = systems(predictor, texts, "test")
     answered = predictions(test, shares["shipped"], fast, list(LABELS))
     arguments = {"posts": 2, "shown": 1, "top": 5, "effort": EFFORT}
     explain(predictor, test, answered, **arguments, plot=tmp_path / "p.png", metrics_file=tmp_path / "m.json")

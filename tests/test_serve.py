@@ -156,7 +156,8 @@ def test_every_answer_and_refusal_is_counted(client: Client) -> None:
     grown("newsgroups_doubt_bucket", sum(doubt <= 0.25 for doubt in doubts), le="0.25")
     grown("newsgroups_errors_total", 1, code="422", reason=reason)
     for step in {dict(labels)["step"] for name, labels in client.scrape() if name == "newsgroups_step_seconds_count"}:
-        grown("newsgroups_step_seconds_count", 6, step=step)
+        # Two of the six requests were refused before the model saw them.
+        grown("newsgroups_step_seconds_count", 6 if step in ("decode", "encode") else 4, step=step)
         assert step in {"decode", "tokenize", "infer", "encode"}
 
 

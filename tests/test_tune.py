@@ -18,11 +18,14 @@ from handlers.text import TOKENIZER_FILE
 from stages import tune, tuning_report
 from stages.corpus import features
 from stages.files import read_json
+from stages.params import Augment
 from stages.stage import StageError
 from stages.tune import Task, ended, part_of, search
 from stages.tuning_report import write_report
 from tests.conftest import LABELS
 from tests.test_training import SETTINGS
+
+AUGMENT = Augment(share=0.0, copies=1, synonym_rate=0.0, deletion_rate=0.0, importance="tfidf")
 
 
 @pytest.fixture
@@ -39,7 +42,7 @@ def task(
     texts, labels = corpus
     columns = {"id": [f"p{i}" for i in range(len(texts))], "text": texts, "clean": texts, "label": labels}
     posts = Dataset.from_dict(columns, features(list(LABELS)))
-    return Task(posts, posts, candidate, tmp_path, replace(SETTINGS, epochs=2), 0)
+    return Task(posts, posts, candidate, tmp_path, replace(SETTINGS, epochs=2), AUGMENT, 0)
 
 
 def _small(usual: Any) -> Any:
@@ -63,7 +66,7 @@ def test_a_trial_that_was_killed_is_tried_again(task: Task, tmp_path: Path, monk
     class KilledError(BaseException):
         pass
 
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise KilledError
 
     with monkeypatch.context() as patch:

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from ts.context import Context
 from ts.protocol.otf_message_handler import create_predict_response, retrieve_msg
 from ts.service import Service
 
 from handlers.newsgroups import NewsgroupsHandler
+from stages.package import MODEL_CONFIG
 from tests.bench.bodies import Body
 
 MANIFEST = {"model": {"modelName": "newsgroups", "modelVersion": "1.0"}}
@@ -26,7 +28,8 @@ class Worker:
     def __init__(self, bundle: Path, handler: NewsgroupsHandler, workers: int = 1) -> None:
         """workers: that share the cores. Raises FileNotFoundError where the bundle is incomplete."""
         self.handler = handler
-        name, config = MANIFEST["model"]["modelName"], {"maxWorkers": workers}
+        name = MANIFEST["model"]["modelName"]
+        config = yaml.safe_load(MODEL_CONFIG.read_text(encoding="utf-8")) | {"maxWorkers": workers}
         self.context = Context(name, str(bundle), MANIFEST, 16, None, "0.12.0", model_yaml_config=config)
         handler.initialize(self.context)
 
