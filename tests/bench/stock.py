@@ -10,7 +10,7 @@ one go, or one by one: each adds its figures to --output, and the ratios are tho
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 import tempfile
 import time
@@ -29,7 +29,7 @@ from handlers.newsgroups import NewsgroupsHandler
 from handlers.newsgroups_onnx import NewsgroupsOnnxHandler
 from stages.archive import build_archive
 from stages.corpus import label_names, load_split
-from stages.files import read_json
+from stages.files import read_json, write_json
 from stages.package import HANDLERS, MODEL_CONFIG
 from stages.paths import SELECTED
 from stages.stage import StageError
@@ -151,10 +151,14 @@ def measure(bench: Bench, parts: Sequence[str], output: Path | None) -> dict[str
     """Run the parts, one after another; figures of earlier runs in `output` are kept."""
     figures = read_json(output) if output and output.is_file() else {}
     for part in parts:
+        # What else the machine did: figures of a part that others disturbed are not worth comparing.
+        before = round(os.getloadavg()[0], 1)
         with tempfile.TemporaryDirectory() as folder:
-            figures[part] = getattr(bench, part)(Path(folder))
-        print(part, json.dumps(figures[part]), file=sys.stderr)
-    return figures | {"ratios": ratios(figures)}
+            figures[part] = getattr(bench, part)(Path(folder)) | {"load_before": before}
+        figures["ratios"] = ratios(figures)
+        if output:
+            write_json(output, figures)
+    return figures
 
 
 def main() -> None:
