@@ -148,14 +148,14 @@ def test_repro_leaves_everything_a_report_needs(project: Project) -> None:
     for row in serving.values():
         assert {"capacity_rps", "p50_ms", "p99_ms", "size_mb", "rss_mb", "cold_start_s"} <= row.keys()
         assert row["errors"] == 0
-    for picture in ("minilm/confusion.png", "minilm/reliability.png", "serving.png", "explain/1.png"):
+    for picture in ("minilm/confusion.png", "minilm/reliability.png", "serving.png", "explain.png"):
         assert (project.root / "outputs" / "plots" / picture).stat().st_size > 1000
 
 
 def test_every_stage_stays_under_six_gibibytes(project: Project) -> None:
     folder = project.root / "outputs" / "metrics" / "stages"
     peaks = {path.stem: json.loads(path.read_text())["peak_memory_mib"] for path in folder.glob("*.json")}
-    assert len(peaks) == 13
+    assert len(peaks) == 17
     assert max(peaks.values()) < 6 * 1024
 
 
@@ -167,12 +167,13 @@ def test_a_second_repro_has_nothing_to_do(project: Project) -> None:
 @pytest.mark.parametrize(
     ("name", "old", "new", "expected"),
     [
-        ("handlers/newsgroups.py", '"""', '"""Edited. ', {"package", "benchmark"}),
+        ("handlers/newsgroups.py", '"""', '"""Edited. ', {"package", "benchmark", "report"}),
         (
             "params.yaml",
             "synonym_rate: 0.1",
             "synonym_rate: 0.2",
-            {"augment", "train", "fuse", "evaluate", "select", "explain", "export", "package", "benchmark"},
+            {"augment", "train", "fuse", "evaluate", "select", "behaviour", "explain", "export", "package", "benchmark"}
+            | {"report"},
         ),
     ],
 )

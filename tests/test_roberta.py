@@ -17,6 +17,7 @@ from tokenizers import ByteLevelBPETokenizer
 from tokenizers.processors import RobertaProcessing
 from transformers import RobertaConfig, RobertaModel
 
+from handlers import drift
 from handlers.fusion import Fusion
 from handlers.onnx_engine import OnnxEngine
 from handlers.predictor import Predictor
@@ -24,6 +25,7 @@ from handlers.text import TOKENIZER_FILE, Cleaning, Encoder
 from handlers.torch_engine import TorchEngine
 from stages.acceleration import build_accelerator
 from stages.batches import Split
+from stages.drift import reference
 from stages.export import export_onnx
 from stages.fuse import assemble
 from stages.package import Facts, package
@@ -94,6 +96,8 @@ def bundle(
         (linear / path.name).write_bytes(path.read_bytes())
     Cleaning(letters_only=False).save(cleaning)
     assemble(deep, linear, cleaning, Fusion(deep=1.0, wide=0.5, fast=1.0, margin=None), root / "bundle")
+    predictor = Predictor(root / "bundle", TorchEngine(root / "bundle"))
+    drift.save(reference(predictor.predict(corpus[0]), predictor.labels), root / "bundle")
     return root / "bundle"
 
 
