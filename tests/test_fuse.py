@@ -66,10 +66,10 @@ def test_the_cascade_keeps_its_tolerance() -> None:
     labels = random.integers(0, CLASSES, 2000)
     scores = np.eye(CLASSES)[labels] * 2 + random.normal(size=(2000, CLASSES))
     full = np.where(random.random(2000) < 0.995, labels, (labels + 1) % CLASSES)
-    margin = choose_margin(confident(full), scores, labels, tolerance=0.001)
+    margin = choose_margin(confident(full), scores, labels, tolerance=0.002)
     assert margin is not None
     shipped = np.where(margins(scores) >= margin, scores.argmax(axis=1), full)
-    assert f1_score(labels, shipped, average="macro") >= f1_score(labels, full, average="macro") - 0.001
+    assert f1_score(labels, shipped, average="macro") >= f1_score(labels, full, average="macro") - 0.002
     assert np.mean(margins(scores) >= margin) > 0.1
 
 
