@@ -216,6 +216,7 @@ def test_the_confirmation_takes_turns(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
     monkeypatch.setattr(Bench, "opened", fake)
     plan = Plan(20, SLO_MS, 500, 10, 4, 10, (1,), 3, False)
+    # No server is asked: the confirmation is replaced.
     benches = [Bench(None, name, tmp_path, tmp_path / name, plan) for name in "ab"]  # type: ignore[arg-type]
     curves = confirm(benches, [[at(10, 100), at(15, 900)], [at(40, 900)]], full_path=False)
     one_round = [("a", 9), ("b", 18), ("a", 11), ("b", 22)]

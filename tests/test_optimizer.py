@@ -61,7 +61,6 @@ def test_precision_is_what_was_asked_or_what_was_measured(monkeypatch: pytest.Mo
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has fp16")
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has it")
 def test_a_precision_that_the_device_lacks_names_the_mend() -> None:
     with pytest.raises(StageError, match=r"train\.precision fp16 needs a GPU: set auto"):
         build_accelerator("fp16")

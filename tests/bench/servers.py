@@ -60,6 +60,7 @@ class Api(litserve.LitAPI):
         super().__init__(max_batch_size=BATCH, batch_timeout=DELAY_S, api_path=f"/predictions/{variant}")
         self.variant = variant
 
+    # LitServe fixes both signatures, and tells requests apart by their annotation.
     def setup(self, device: str) -> None:  # noqa: ARG002
         self.predictor = predictor(self.variant, os.cpu_count() or 1)
 
