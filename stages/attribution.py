@@ -16,7 +16,7 @@ from stages.attention import encode_words, merge, torch_engine
 
 # SHAP compiles a few small functions at first use: ten seconds for what takes milliseconds uncompiled.
 numba.config.DISABLE_JIT = True
-import shap  # noqa: E402
+import shap  # noqa: E402 - reads the setting above when it is imported
 
 # Log-odds of the explained classes, [texts, labels], of texts that hold some of a post's words.
 Score = Callable[[Sequence[str]], np.ndarray]
