@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -165,13 +166,19 @@ def test_ctrl_c_ends_after_the_step_and_the_run_goes_on_from_there(
     assert progress == expected
 
 
-def test_the_second_ctrl_c_ends_at_once(tiny_bundle: Path, split: Split, tmp_path: Path) -> None:
-    usual = signal.getsignal(signal.SIGINT)
+@pytest.fixture
+def ctrl_c() -> Iterator[Any]:
+    """Python's own handler of SIGINT, which a shell takes away from what it starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
 
+
+def test_the_second_ctrl_c_ends_at_once(ctrl_c: Any, tiny_bundle: Path, split: Split, tmp_path: Path) -> None:
     def twice(_: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         # Two at the same moment would count as one.
-        while signal.getsignal(signal.SIGINT) is not usual:
+        while signal.getsignal(signal.SIGINT) is not ctrl_c:
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(10)
