@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stages.hardware import choose_device, choose_precision
 from stages.stage import StageError
@@ -32,3 +35,13 @@ def build_accelerator(asked: str) -> Accelerator:
 def precision_of(accelerator: Accelerator) -> str:
     """Its precision, as `train.precision` names it."""
     return "float32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
+
+
+def attention(accelerator: Accelerator) -> contextlib.AbstractContextManager[None]:
+    """Within it, attention is computed by the kernels that train fastest: PyTorch's own choice but for bf16 on a CPU.
+
+    There the backward pass of its fused attention is slower than the plain products and softmax that it stands for.
+    """
+    if accelerator.device.type == "cpu" and precision_of(accelerator) == "bf16":
+        return sdpa_kernel(SDPBackend.MATH)
+    return contextlib.nullcontext()

@@ -6,7 +6,7 @@ import functools
 import html
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,9 @@ def _processes(copies: int) -> int | None:
 
 def with_copies(train: Dataset, copies: Sequence[Copy]) -> Dataset:
     """The posts, followed by the copies; of those, the text that came is the augmented one."""
+    if not copies:
+        # An empty table has no columns to append.
+        return train
     columns = {
         "id": [copy.id for copy in copies],
         "text": [copy.text for copy in copies],
@@ -149,12 +152,18 @@ def summary(copies: Sequence[Copy]) -> dict[str, int | float]:
     }
 
 
+def preview(train: Dataset, wordnet: Path, settings: Augment, seed: int) -> list[Copy]:
+    """About SHOWN of the copies that there would be, were the share not 0."""
+    return augmented_copies(train, wordnet, replace(settings, share=min(1.0, SHOWN / len(train))), seed)
+
+
 def section(copies: Sequence[Copy], labels: Sequence[str], figures: dict[str, int | float]) -> list[str]:
     """Parts of the report: the figures, and originals and copies side by side with the changes marked."""
     # Evenly over the split, so that more than the first classes are seen.
     shown = copies[:: max(len(copies) // SHOWN, 1)][:SHOWN]
     return [
         table(list(figures), [list(figures.values())]),
+        *([] if figures["copies"] else [paragraph("Off: augment.share is 0. These copies show what it would do.")]),
         paragraph(f"The original, and beside it its copy; at most {SHOWN_WORDS} words of each."),
         *(
             f"<h3>{html.escape(labels[copy.label])} <small>{html.escape(copy.id)}</small></h3>\n"
@@ -186,7 +195,8 @@ def main() -> None:
         save_split(with_copies(train, copies), AUGMENTED, "train")
         figures = summary(copies)
         write_json(METRICS / "augment.json", figures)
-        write_section("augmentation", *section(copies, label_names(train), figures))
+        shown = copies or preview(train, WORDNET, params.augment, params.seed)
+        write_section("augmentation", *section(shown, label_names(train), figures))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from handlers.model import Classifier
 from handlers.text import pack_by_length
 from stages import checkpoint
+from stages.acceleration import attention
 from stages.batches import Split, epoch_batches, passes, to_tensors
 from stages.interruption import interruptible
 from stages.optimizer import build_optimizer, build_schedule, class_weights
@@ -118,7 +119,7 @@ class Trainer:
 
         bar = self.bar(total=steps, initial=progress.step, unit="step", desc="train")
         batches: list[list[int]] = []
-        with bar, interruptible() as interrupted:
+        with bar, attention(accelerator), interruptible() as interrupted:
             while progress.step < steps and progress.stale < settings.patience:
                 epoch, position = divmod(progress.step, self.steps_per_epoch)
                 if not batches or position == 0:

@@ -87,9 +87,7 @@ def suggest(trial: optuna.Trial, settings: Train, augment: Augment) -> tuple[Tra
 def objective(trial: optuna.Trial, task: Task, folder: Path) -> float:
     """Validation macro-F1 of one point. Raises TrialPruned where it falls behind the median."""
     settings, augment = suggest(trial, task.settings, task.augment)
-    copies = augmented_copies(task.train, task.wordnet, augment, task.seed)
-    # No copy may come of no post, and an empty table has no columns to append.
-    train = with_copies(task.train, copies) if copies else task.train
+    train = with_copies(task.train, augmented_copies(task.train, task.wordnet, augment, task.seed))
     encoder = Encoder(task.candidate, settings.max_tokens)
     splits = encode(train, encoder), encode(task.validation, encoder)
     model = build(task.candidate, label_names(task.train), settings, task.seed)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from scipy.special import log_softmax
 
-from stages.augment import augmented_copies, section, summary, with_copies
+from stages.augment import augmented_copies, preview, section, summary, with_copies
 from stages.augmentation import (
     edit,
     generator,
@@ -275,6 +275,17 @@ def test_two_processes_give_what_one_gives(wordnet: Path) -> None:
     train = split(["people purchase cars and try each car in a box", "they box"] * 5)
     alone = augmented_copies(train, wordnet, chosen(), seed=1)
     assert alone == augmented_copies(train, wordnet, chosen(), seed=1, processes=2)
+
+
+def test_where_it_is_off_the_page_shows_what_it_would_do(wordnet: Path) -> None:
+    train = split(["people purchase cars and try each car in a box"] * 100)
+    shown = preview(train, wordnet, chosen(share=0), seed=1)
+    assert 5 < len(shown) < 40
+    every = augmented_copies(train, wordnet, chosen(), seed=1)
+    assert [copy for copy in every if copy in shown] == shown
+    page = "".join(section(shown, LABELS, summary([])))
+    assert "Off" in page
+    assert "<del>" in page
 
 
 def test_rates_of_zero_leave_no_copies(wordnet: Path) -> None:

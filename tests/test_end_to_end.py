@@ -28,6 +28,7 @@ ROOT = Path(__file__).parent.parent
 SMALL: dict[str, dict[str, Any]] = {
     "data": {"limit": 17},
     "prepare": {"validation": 0.2},
+    "augment": {"share": 0.2},
     "train": {"max_tokens": 32, "epochs": 1, "evaluations": 1, "probe_epochs": 5},
     "explain": {"posts": 1, "samples": 40},
     "export": {"posts": 20, "int8_agreement": 0.5, "int8_f1_loss": 1},

@@ -127,6 +127,17 @@ def test_where_every_answer_is_good_enough_none_abstains() -> None:
 
 
 @pytest.mark.parametrize("enabled", [True, False])
+def test_rounding_noise_of_the_parts_changes_no_fitted_number(enabled: bool) -> None:
+    """Another machine's last digits give the same fusion, to the bit: the archives hold it."""
+    random = np.random.default_rng(7)
+    labels = random.integers(0, CLASSES, 2000)
+    parts = [np.eye(CLASSES)[labels] * 1.5 + random.normal(size=(2000, CLASSES)) for _ in range(2)]
+    noisy = [part * (1 + 1e-9 * random.normal(size=part.shape)) for part in parts]
+    chosen = Fuse(enabled, tolerance=0.01, precision=0.95)
+    assert fit(*parts, labels, chosen) == fit(*noisy, labels, chosen)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
 def test_the_threshold_is_of_the_answers_as_shipped(enabled: bool) -> None:
     random = np.random.default_rng(6)
     labels = random.integers(0, CLASSES, 3000)
