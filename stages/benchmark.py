@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import logging
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,9 @@ WEIGHTS = {
 FIRST_RATE = 0.7
 # What is confirmed, as shares of the highest rate that the search found: one that should hold, one that should not.
 CONFIRMED = (0.9, 1.1)
+# A search that a noisy minute misled is set right: where both held, or neither, the confirmation goes on upwards or
+# downwards by such a factor, so often at most.
+UP, DOWN, FURTHER = 1.25, 0.75, 3
 FEWEST_REQUESTS = 50
 
 log = logging.getLogger(__name__)
@@ -116,32 +119,42 @@ def confirmed_rates(search: list[Point], slo_ms: float) -> list[float]:
     return [share * base for share in CONFIRMED]
 
 
-def confirm(benches: list[Bench], searches: list[list[Point]], full_path: bool) -> list[Curve]:
-    """Measure the rates of `confirmed_rates` again, the variants taking turns, so that a noisy neighbour meets all.
+def further_rate(pooled: list[Point], slo_ms: float) -> float | None:
+    """The next rate to confirm, so that in the end one rate held and a higher one did not; None where that is so."""
+    held = [point.sustained(slo_ms) for point in pooled]
+    if all(held):
+        return UP * max(map(rate, pooled))
+    return None if any(held) else DOWN * min(map(rate, pooled))
 
-    Every round has its own schedule, which all variants share.
+
+def confirm(benches: list[Bench], searches: list[list[Point]], full_path: bool) -> list[Curve]:
+    """Measure the rates of `confirmed_rates` again, and further ones until the capacity lies between two of them."""
+    slo_ms = benches[0].plan.slo_ms
+    curves = [Curve(search, [], []) for search in searches]
+    for offered in zip(*(confirmed_rates(search, slo_ms) for search in searches), strict=True):
+        take_turns(benches, curves, offered, full_path)
+    for _ in range(FURTHER):
+        take_turns(benches, curves, [further_rate(curve.pooled, slo_ms) for curve in curves], full_path)
+    return curves
+
+
+def take_turns(benches: list[Bench], curves: list[Curve], offered: Sequence[float | None], full_path: bool) -> None:
+    """Add to each variant's curve the runs of all rounds at its rate; one without a rate is left out.
+
+    The variants take turns, so that a noisy neighbour meets all. Every round has its own schedule, which all share.
     """
     mode, plan = "off" if full_path else "on", benches[0].plan
-    rates = [confirmed_rates(search, plan.slo_ms) for search in searches]
-    runs: list[list[list[Point]]] = [[[] for _ in CONFIRMED] for _ in benches]
+    asked = [each for each in zip(benches, curves, offered, strict=True) if each[2] is not None]
+    runs: list[list[Point]] = [[] for _ in asked]
     for turn in range(plan.rounds):
-        for step in range(len(CONFIRMED)):
-            for bench, offered, own in zip(benches, rates, runs, strict=True):
-                name = f"{mode}/confirm-{step}-{turn}"
-                own[step].append(bench.opened(offered[step], name, full_path, plan.seed + turn + 1))
-    curves = []
-    for bench, search, offered, own in zip(benches, searches, rates, runs, strict=True):
-        pooled = [
-            read_point(
-                confirmations(bench.samples, mode, step),
-                offered[step],
-                None,
-                sum(point.cpu_ms * point.requests for point in own[step]) / 1000,
-            )
-            for step in range(len(CONFIRMED))
-        ]
-        curves.append(Curve(search, [point for step in own for point in step], pooled))
-    return curves
+        for own, (bench, curve, rps) in zip(runs, asked, strict=True):
+            name = f"{mode}/confirm-{len(curve.pooled)}-{turn}"
+            own.append(bench.opened(rps, name, full_path, plan.seed + turn + 1))
+    for own, (bench, curve, rps) in zip(runs, asked, strict=True):
+        cpu_s = sum(point.cpu_ms * point.requests for point in own) / 1000
+        files = confirmations(bench.samples, mode, len(curve.pooled))
+        curve.pooled.append(read_point(files, rps, None, cpu_s))
+        curve.rounds.extend(own)
 
 
 def confirmations(samples: Path, mode: str, step: int) -> list[Path]:

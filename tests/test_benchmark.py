@@ -203,7 +203,8 @@ def test_a_difference_is_called_only_where_the_intervals_say_so() -> None:
     ]
 
 
-def test_the_confirmation_takes_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def fake_benches(monkeypatch: pytest.MonkeyPatch, folder: Path, capacities: dict[str, float]) -> tuple[list, list]:
+    """Benches whose servers, which are not there, hold every rate up to their capacity; and what they are asked."""
     tried: list[tuple[str, float, int]] = []
 
     def fake(bench: Bench, offered: float, name: str, full_path: bool, seed: int) -> Point:
@@ -211,19 +212,32 @@ def test_the_confirmation_takes_turns(monkeypatch: pytest.MonkeyPatch, tmp_path:
         tried.append((bench.variant, round(offered, 6), seed))
         path = bench.samples / f"{name}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_samples(path, [(i / offered, 10.0 * seed, 0.5, 1) for i in range(50)])
-        return at(offered, 100, requests=50)
+        latency = 10.0 * seed if offered <= capacities[bench.variant] else 900.0
+        write_samples(path, [(i / offered, latency, 0.5, 1) for i in range(50)])
+        return at(offered, latency, requests=50)
 
     monkeypatch.setattr(Bench, "opened", fake)
     plan = Plan(20, SLO_MS, 500, 10, 4, 10, (1,), 3, False)
-    # No server is asked: the confirmation is replaced.
-    benches = [Bench(None, name, tmp_path, tmp_path / name, plan) for name in "ab"]  # type: ignore[arg-type]
+    return [Bench(None, name, folder, folder / name, plan) for name in capacities], tried  # type: ignore[arg-type]
+
+
+def test_the_confirmation_takes_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    benches, tried = fake_benches(monkeypatch, tmp_path, {"a": 10, "b": 20})
     curves = confirm(benches, [[at(10, 100), at(15, 900)], [at(40, 900)]], full_path=False)
-    one_round = [("a", 9), ("b", 18), ("a", 11), ("b", 22)]
-    assert tried == [(*each, 21 + turn) for turn in range(3) for each in one_round]
+    turns = [[("a", 9), ("b", 18)], [("a", 11), ("b", 22)]]
+    assert tried == [(*each, 21 + turn) for rates in turns for turn in range(3) for each in rates]
     assert [point.requests for point in curves[0].pooled] == [150, 150] and len(curves[0].rounds) == 6
     assert curves[1].pooled[0].cpu_ms == pytest.approx(30)
     assert confirmed_rates([at(10, 100), at(20, 100), at(30, 900)], SLO_MS) == pytest.approx([18, 22])
+
+
+def test_a_misled_search_is_set_right(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # What is found without a search: 10 for all of them.
+    benches, tried = fake_benches(monkeypatch, tmp_path, {"right": 10, "low": 15, "high": 6, "hopeless": 1})
+    curves = confirm(benches, [[at(10, 100)]] * 4, full_path=False)
+    found = [round(capacity(curve, SLO_MS)["capacity_rps"], 1) for curve in curves]
+    assert found == [9, 13.8, 5.1, 0]
+    assert [len(curve.pooled) for curve in curves] == [2, 4, 4, 5] and len(tried) == 3 * 15
 
 
 def test_figures_of_another_commit_are_refused(tmp_path: Path) -> None:
