@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.bench import soak
-from tests.bench.archives import torch_archive, with_workers
+from tests.bench.archives import torch_archive, with_config
 from tests.bench.client import Reply
 from tests.bench.kill import verdict
 from tests.bench.overload import split
@@ -69,14 +69,17 @@ def test_growth_is_noticed() -> None:
     assert len(soak.grew(worse, 1.0)) == 3
 
 
-def test_an_archive_with_more_workers_differs_in_nothing_else(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_an_archive_with_other_settings_differs_in_nothing_else(tiny_bundle: Path, tmp_path: Path) -> None:
     usual = torch_archive(tiny_bundle, tmp_path / "newsgroups.mar")
-    (tmp_path / "two").mkdir()
-    with zipfile.ZipFile(usual) as one, zipfile.ZipFile(with_workers(usual, 2, tmp_path / "two")) as two:
+    assert with_config(usual, tmp_path) == usual
+    (tmp_path / "other").mkdir()
+    copy = with_config(usual, tmp_path / "other", workers=2, precision="bf16")
+    with zipfile.ZipFile(usual) as one, zipfile.ZipFile(copy) as two:
         assert one.namelist() == two.namelist()
         changed = [name for name in one.namelist() if one.read(name) != two.read(name)]
         config = yaml.safe_load(two.read("newsgroups.yaml"))
     assert changed == ["newsgroups.yaml"] and (config["minWorkers"], config["maxWorkers"]) == (2, 2)
+    assert config["handler"] == {"fast_path": True, "precision": "bf16"}
 
 
 @pytest.mark.soak

@@ -1,4 +1,4 @@
-"""Archives for benchmarks: of a bundle without the package stage, and with another number of workers."""
+"""Archives for benchmarks: of a bundle without the package stage, and with other settings."""
 
 from __future__ import annotations
 
@@ -20,14 +20,20 @@ def torch_archive(bundle: Path, target: Path) -> Path:
     return target
 
 
-def with_workers(archive: Path, workers: int, folder: Path) -> Path:
-    """A copy of the archive in `folder` that asks for so many workers; they share the cores."""
+def with_config(archive: Path, folder: Path, workers: int | None = None, precision: str | None = None) -> Path:
+    """A copy of the archive in `folder` that asks for so many workers, which share the cores, or for that precision of
+    its PyTorch engine; the archive itself where neither is given."""
+    if workers is None and precision is None:
+        return archive
+    changes: dict[str, int] = {} if workers is None else {"minWorkers": workers, "maxWorkers": workers}
     target = folder / archive.name
     with zipfile.ZipFile(archive) as source, zipfile.ZipFile(target, "w") as copy:
         for entry in source.infolist():
             with source.open(entry) as reader, copy.open(entry, "w") as writer:
                 if entry.filename == MODEL_CONFIG.name:
-                    config = yaml.safe_load(reader) | {"minWorkers": workers, "maxWorkers": workers}
+                    config = yaml.safe_load(reader) | changes
+                    if precision is not None:
+                        config["handler"]["precision"] = precision
                     writer.write(yaml.safe_dump(config).encode())
                 else:
                     shutil.copyfileobj(reader, writer)

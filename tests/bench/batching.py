@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.benchmark import Bench, Plan
+from stages.files import write_csv
 from stages.params import load
 from stages.paths import MODEL_STORE, PREPARED
 from stages.torchserve import serving
@@ -99,6 +100,7 @@ def main() -> None:
     parser.add_argument("--variant", default="newsgroups-onnx-int8")
     parser.add_argument("--cascade", choices=("on", "off"), default="on")
     parser.add_argument("--requests", type=int, default=400, help="of sixteen users; a lone one sends a quarter")
+    parser.add_argument("--output", type=Path, help="CSV file for the table")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     params = load()
@@ -106,7 +108,9 @@ def main() -> None:
     if not archive.is_file():
         sys.exit(f"{archive} is missing: run dvc repro")
     plan = Plan(params.seed, params.benchmark.slo_ms, options.requests, 30, 1, 10, (1, 16), 1, full_path)
-    print("".join(f"{name:>15}" for name in (*PLACES, "alone p99 ms", "16: requests/s", "16: p99 ms")))
+    header = [*PLACES, "alone p99 ms", "16: requests/s", "16: p99 ms"]
+    print("".join(f"{name:>15}" for name in header))
+    table: list[list[float]] = []
 
     def measure(values: dict[str, int]) -> Trial:
         with tempfile.TemporaryDirectory() as folder:
@@ -118,11 +122,13 @@ def main() -> None:
                 alone = bench.closed(1, options.requests // 4, "alone", full_path)
                 many = bench.closed(16, options.requests, "many", full_path)
         trial = Trial(alone.p99_ms, many.rps, many.p99_ms)
-        figures = (*values.values(), round(trial.alone_p99_ms, 1), round(trial.rps, 1), round(trial.p99_ms, 1))
-        print("".join(f"{figure:>15}" for figure in figures), flush=True)
+        table.append([*values.values(), round(trial.alone_p99_ms, 1), round(trial.rps, 1), round(trial.p99_ms, 1)])
+        print("".join(f"{figure:>15}" for figure in table[-1]), flush=True)
         return trial
 
     best = search(measure, settings(archive), plan.slo_ms)
+    if options.output:
+        write_csv(options.output, header, table)
     print("best:", ", ".join(f"{name} {value}" for name, value in best.items()))
 
 

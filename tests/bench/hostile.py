@@ -10,7 +10,6 @@ clients at once, so that its batches mix. Exit status 1 where something happened
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import sys
@@ -18,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -28,6 +28,7 @@ from handlers.newsgroups import NewsgroupsHandler
 from stages.torchserve import serving
 from tests.bench.bodies import Body, bodies, corpus, large
 from tests.bench.client import Client, Reply
+from tests.bench.traffic import report
 from tests.bench.verdict import FRONT_END_KEYS, Tally
 from tests.bench.worker import Worker, parse, quiet
 from tests.conftest import build_bundle
@@ -156,19 +157,22 @@ def main() -> None:
     parser.add_argument("--http", type=int, default=0, help="over HTTP (0: none)")
     parser.add_argument("--archive", type=Path, default=Path("outputs/model_store/newsgroups.mar"))
     parser.add_argument("--seed", type=int, default=20)
+    parser.add_argument("--output", type=Path, help="JSON file for the figures, which are printed as well")
     options = parser.parse_args()
+    figures: dict[str, Any] = {}
     failed = False
     if options.bodies:
         with tempfile.TemporaryDirectory() as folder, tqdm(total=options.bodies, desc="in process") as bar:
             quiet()
             checker = Checker(tiny_worker(Path(folder)))
             in_process(checker, options.bodies, options.seed, bar.update)
-        print(json.dumps({"in_process": checker.tally.summary()}, indent=1))
+        figures["in_process"] = checker.tally.summary()
         failed |= bool(checker.tally.problems)
     if options.http:
         tally, workers = over_http(options.archive, options.http, options.seed)
-        print(json.dumps({"http": tally.summary() | {"dead_workers": workers}}, indent=1))
+        figures["http"] = tally.summary() | {"dead_workers": workers}
         failed |= bool(tally.problems or workers)
+    report(figures, options.output)
     sys.exit(failed)
 
 

@@ -22,7 +22,7 @@ import psutil
 from loadtest.posts import read_posts
 from stages.stage import StageError
 from stages.torchserve import Server, serving
-from tests.bench.archives import with_workers
+from tests.bench.archives import with_config
 from tests.bench.client import Client
 from tests.bench.traffic import Exchange, arguments, load, post, report
 from tests.bench.verdict import same
@@ -91,13 +91,13 @@ def _restarts(log: Path) -> dict[str, int]:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--workers", type=int, default=0, help="instead of the archive's own number of them")
+    parser.add_argument("--workers", type=int, help="instead of the archive's own number of them")
     parser.add_argument("--period", type=float, default=5, help="seconds between kills")
     parser.add_argument("--timeout", type=float, default=30, help="seconds that a client waits")
     parser.add_argument("--within", type=float, default=10, help="seconds until there must be answers again")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        archive = with_workers(options.archive, options.workers, Path(folder)) if options.workers else options.archive
+        archive = with_config(options.archive, Path(folder), options.workers)
         try:
             figures = run(archive, options.posts, options.seconds, options.period, options.timeout)
         except StageError as error:

@@ -37,6 +37,7 @@ from stages.params import load
 from stages.paths import MODEL_STORE, ONNX, PREPARED, SELECTED
 from stages.serving_figures import rate
 from stages.torchserve import free_ports, serving
+from tests.bench.traffic import report
 
 # As TorchServe is told in serve/newsgroups.yaml.
 BATCH, DELAY_S = 16, 0.005
@@ -167,6 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", default="newsgroups-onnx-int8", help="which model all of them run")
     parser.add_argument("--cascade", choices=("on", "off"), default="off", help="off compares engines")
+    parser.add_argument("--output", type=Path, help="JSON file for the figures")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -187,9 +189,14 @@ def main() -> None:
             found["TorchServe"] = sustained(server, options.variant, plan, Path(folder, "torchserve"), full_path)
         with litserving(options.variant) as other:
             found["LitServe"] = sustained(other, options.variant, plan, Path(folder, "litserve"), full_path)
-    print(f"{options.variant}, cascade {options.cascade}, objective {knobs.slo_ms:g} ms")
-    for name, capacity in found.items():
-        print(f"{name:<12}{capacity:8.1f} requests/s  {capacity / found['in process']:5.2f} of the limit")
+    figures = {
+        "variant": options.variant,
+        "cascade": options.cascade,
+        "slo_ms": knobs.slo_ms,
+        "rps": {name: round(capacity, 1) for name, capacity in found.items()},
+        "of_in_process": {name: round(capacity / found["in process"], 2) for name, capacity in found.items()},
+    }
+    report(figures, options.output)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     python -m tests.bench.stock --output ratios.json
     python -m tests.bench.stock --archive outputs/model_store/newsgroups-onnx.mar --output onnx.json noop ours
+    python -m tests.bench.stock --precision bf16
 
 First what the server itself costs (`noop`: a handler that does nothing), which bounds all; then `ours` with the
 cascade off and on, `stock`, and `limit`: the same engine in process, in batches as large as the server's. Parts run in
@@ -27,6 +28,7 @@ from tqdm import tqdm
 
 from handlers.newsgroups import NewsgroupsHandler
 from handlers.newsgroups_onnx import NewsgroupsOnnxHandler
+from handlers.settings import PRECISIONS
 from stages.archive import build_archive
 from stages.corpus import label_names, load_split
 from stages.files import read_json, write_json
@@ -34,6 +36,7 @@ from stages.package import HANDLERS, MODEL_CONFIG
 from stages.paths import SELECTED
 from stages.stage import StageError
 from stages.torchserve import Server, serving
+from tests.bench.archives import with_config
 from tests.bench.capacity import Load
 from tests.bench.client import Client
 from tests.bench.traffic import arguments, post, report
@@ -90,9 +93,9 @@ class Bench:
     def limit(self, folder: Path) -> dict[str, Any]:
         """Posts a second of the archive's predictor in process, batches of BATCH, cascade off; no server, no client."""
         with zipfile.ZipFile(self.archive) as archive:
-            archive.extractall(folder / "unpacked")
+            archive.extractall(folder)
         handler = NewsgroupsOnnxHandler() if "onnx" in self.archive.stem else NewsgroupsHandler()
-        predictor = Worker(folder / "unpacked", handler).handler.predictor
+        predictor = Worker(folder, handler, config=folder / MODEL_CONFIG.name).handler.predictor
         texts, _, _ = self._sample(LIMIT_POSTS)
         predictor.predict(texts[: 4 * BATCH], fast_path=False)
         started = time.perf_counter()
@@ -164,6 +167,8 @@ def measure(bench: Bench, parts: Sequence[str], output: Path | None) -> dict[str
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("--workers", type=int, help="instead of the archive's own number of them")
+    parser.add_argument("--precision", choices=PRECISIONS, help="of our PyTorch engine, instead of the archive's own")
     parser.add_argument("--bundle", type=Path, default=SELECTED, help="folder with the weights of the stock handler")
     parser.add_argument("--slo-ms", type=float, default=250)
     parser.add_argument("--steps", type=int, default=5, help="of the search for the capacity")
@@ -172,8 +177,9 @@ def main() -> None:
         parser.error(f"unknown part {unknown.pop()!r}: choose of {', '.join(PARTS)}")
     load = Load(options.posts, options.seed, options.slo_ms, options.steps)
     try:
-        bench = Bench(options.archive, options.bundle, load)
-        figures = measure(bench, options.parts or PARTS, options.output)
+        with tempfile.TemporaryDirectory() as folder:
+            archive = with_config(options.archive, Path(folder), options.workers, options.precision)
+            figures = measure(Bench(archive, options.bundle, load), options.parts or PARTS, options.output)
     except StageError as error:
         sys.exit(f"stock: {error}")
     report(figures, options.output)

@@ -26,10 +26,12 @@ from torch import Tensor
 from handlers.text import Encoder, pad
 from stages.acceleration import build_accelerator, precision_of
 from stages.corpus import label_names, load_split
+from stages.metrics import rounded
 from stages.params import Train, load
 from stages.paths import PREPARED, PRETRAINED
 from stages.train import build, encode
 from stages.training import Trainer
+from tests.bench.traffic import report
 
 Result = dict[str, Any]
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -178,6 +180,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--precision", default="auto", help="of this project's side")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--output", type=Path, help="JSON file for the figures, which are printed as well")
     options = parser.parse_args()
     params = load()
     settings = replace(params.train, epochs=options.epochs, evaluations=1, precision=options.precision)
@@ -191,18 +194,21 @@ def main() -> None:
     )
     rates = apart(both_rates, task)
     rows = {"stock": apart(stock, task), "ours": apart(ours, task)}
-    print(
-        f"{len(task.train)} posts, {options.epochs} epochs, {options.threads} threads; bare products, GFLOP/s:", end=" "
-    )
-    print(", ".join(f"{name} {rate:.0f}" for name, rate in rates.items() if name in DTYPES))
-    print(f"{'':<7}{'precision':>10}{'posts/s':>9}{'padding':>9}{'GFLOP/s':>9}{'of bare':>9}{'MiB':>7}{'F1':>7}")
-    for name, row in rows.items():
-        speed, padding = len(task.train) * options.epochs / row["seconds"], 1 - row["tokens"] / row["padded"]
-        share = row["gflops"] / rates[row["precision"]]
-        print(f"{name:<7}{row['precision']:>10}{speed:>9.1f}{padding:>9.1%}{row['gflops']:>9.0f}{share:>9.0%}", end="")
-        print(f"{row['peak_mib']:>7.0f}{100 * row['macro_f1']:>7.1f}")
-    print(f"steps: {rows['stock']['seconds'] / rows['ours']['seconds']:.2f} times as fast", end="; ")
-    print(f"with probe and validation: {rows['stock']['total_s'] / rows['ours']['total_s']:.2f} times")
+    for row in rows.values():
+        row["posts_s"] = len(task.train) * options.epochs / row["seconds"]
+        row["padding"] = 1 - row.pop("tokens") / row.pop("padded")
+        row["share_of_bare_products"] = row["gflops"] / rates[row["precision"]]
+    ratios = {what: rows["stock"][what] / rows["ours"][what] for what in ("seconds", "total_s")}
+    figures = {
+        "posts": len(task.train),
+        "epochs": options.epochs,
+        "threads": options.threads,
+        "bare_products_gflops": {name: rate for name, rate in rates.items() if name in DTYPES},
+        **rows,
+        # Of the steps alone, and with probe and validation.
+        "times_as_fast": ratios,
+    }
+    report(rounded(figures), options.output)
 
 
 if __name__ == "__main__":

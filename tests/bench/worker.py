@@ -25,12 +25,13 @@ MANIFEST = {"model": {"modelName": "newsgroups", "modelVersion": "1.0"}}
 class Worker:
     """A loaded handler that takes batches of raw bodies."""
 
-    def __init__(self, bundle: Path, handler: NewsgroupsHandler, workers: int = 1) -> None:
-        """workers: that share the cores. Raises FileNotFoundError where the bundle is incomplete."""
+    def __init__(self, bundle: Path, handler: NewsgroupsHandler, workers: int = 1, config: Path = MODEL_CONFIG) -> None:
+        """workers: that share the cores. config: the model's YAML. Raises FileNotFoundError where the bundle is
+        incomplete."""
         self.handler = handler
         name = MANIFEST["model"]["modelName"]
-        config = yaml.safe_load(MODEL_CONFIG.read_text(encoding="utf-8")) | {"maxWorkers": workers}
-        self.context = Context(name, str(bundle), MANIFEST, 16, None, "0.12.0", model_yaml_config=config)
+        settings = yaml.safe_load(config.read_text(encoding="utf-8")) | {"maxWorkers": workers}
+        self.context = Context(name, str(bundle), MANIFEST, 16, None, "0.12.0", model_yaml_config=settings)
         handler.initialize(self.context)
 
     def answer(self, batch: Sequence[Body]) -> list[tuple[int, str, bytes]]:
