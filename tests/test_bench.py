@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import zipfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
 
+from stages.stage import StageError
 from tests.bench import soak
 from tests.bench.archives import torch_archive, with_config
 from tests.bench.client import Reply
+from tests.bench.coldstart import ENDS, medians, steps
 from tests.bench.kill import verdict
 from tests.bench.overload import split
 from tests.bench.stock import ratios
@@ -67,6 +70,19 @@ def test_growth_is_noticed() -> None:
     assert soak.grew(figures, 1.0) == []
     worse = {"problems": {"bad: no JSON": 2}, "mb_a_minute": 1.1, "descriptors": {"first_half": 90, "second_half": 91}}
     assert len(soak.grew(worse, 1.0)) == 3
+
+
+def test_a_start_is_taken_apart_by_its_log() -> None:
+    started = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()
+    log = ["no JSON"]
+    # A message that comes twice, as from a second worker, counts once.
+    for number, message in enumerate([*ENDS.values(), list(ENDS.values())[-1]], start=1):
+        log.append(json.dumps({"time": f"2026-01-02T03:04:{5 + number**2:02}.500Z", "message": f"{message} x"}))
+    found = steps(log, started, started + 20)
+    assert list(found.values()) == [1.5, 3, 5, 7, 3.5]
+    assert medians([{"total": 1.0}, {"total": 9.0}, {"total": 2.0}]) == {"total": 2.0}
+    with pytest.raises(StageError, match="Python and PyTorch"):
+        steps(log[:3], started, started + 20)
 
 
 def test_an_archive_with_other_settings_differs_in_nothing_else(tiny_bundle: Path, tmp_path: Path) -> None:
