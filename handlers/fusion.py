@@ -9,16 +9,21 @@ from pathlib import Path
 import numpy as np
 
 FUSION_FILE = "fusion.json"
+FLATTER = 1 / 3
 
 
 @dataclass(frozen=True)
 class Fusion:
     """Log-linear fusion, `z = deep * log p_deep + wide * d_wide`, and a cascade in front of it.
 
-    deep, wide: weights of the two parts, fitted by likelihood, so that softmax(z) is calibrated. With `wide` zero this
-    is temperature scaling (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
+    deep, wide: weights of the two parts, fitted by likelihood, so that the answer is calibrated.
+    flat: the share that a softmax FLATTER as steep has in the answer, p = (1 - flat) softmax(z) + flat softmax(z / 3).
+    One temperature cannot do both, be steep for posts of which little is known and doubt the surest ones; a mixture of
+    two can, and leaves the order of the classes alone (ensemble temperature scaling; Zhang et al. 2020,
+    https://arxiv.org/abs/2003.07329). With `flat` and `wide` zero this is temperature scaling (Guo et al. 2017,
+    https://arxiv.org/abs/1706.04599).
     margin: where the wide part's best score leads its second by at least this, it answers alone; None for never.
-    fast: the wide part's own inverse temperature on that path.
+    fast, fast_flat: the wide part's own inverse temperature, and the share of the flatter softmax, on that path.
     reject: an answer whose best probability is below this abstains, on either path; 0 for never.
     """
 
@@ -27,14 +32,16 @@ class Fusion:
     fast: float
     margin: float | None
     reject: float = 0.0
+    flat: float = 0.0
+    fast_flat: float = 0.0
 
     def full(self, logits: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """Probabilities [posts, classes] from the transformer's logits and the linear scores, same shape."""
-        return softmax(self.deep * log_softmax(logits) + self.wide * scores)
+        return mixed(self.deep * log_softmax(logits) + self.wide * scores, self.flat)
 
     def alone(self, scores: np.ndarray) -> np.ndarray:
         """Probabilities [posts, classes] of the wide part alone."""
-        return softmax(self.fast * scores)
+        return mixed(self.fast * scores, self.fast_flat)
 
     def sure(self, scores: np.ndarray) -> np.ndarray:
         """Which posts the wide part answers alone: bool [posts]."""
@@ -69,6 +76,11 @@ def log_softmax(scores: np.ndarray) -> np.ndarray:
 def softmax(scores: np.ndarray) -> np.ndarray:
     """Row-wise softmax in float64."""
     return np.exp(log_softmax(scores))
+
+
+def mixed(scores: np.ndarray, flat: float) -> np.ndarray:
+    """Probabilities [posts, classes]: of two softmaxes, the share `flat` from the one that is FLATTER as steep."""
+    return (1 - flat) * softmax(scores) + flat * softmax(FLATTER * scores)
 
 
 def margins(scores: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ def systems(fusion: Fusion, logits: np.ndarray, scores: np.ndarray) -> dict[str,
     only their order. fused: both for every post. shipped: the cascade, what a server answers. uncalibrated: the same
     cascade of the same parts with no weight fitted, what calibration started from.
     """
-    neutral = replace(fusion, deep=1.0, wide=1.0 if fusion.wide else 0.0, fast=1.0)
+    neutral = replace(fusion, deep=1.0, wide=1.0 if fusion.wide else 0.0, fast=1.0, flat=0.0, fast_flat=0.0)
     return {
         "deep": softmax(logits),
         "wide": softmax(scores),

@@ -54,7 +54,7 @@ def section(
         "<h3>Calibration</h3>",
         paragraph(
             f"Expected calibration error of what ships: {shipped['ece']:.3f}; with no weight fitted it would be "
-            f"{shipped['ece_before']:.3f}. Each path of the cascade has a temperature of its own."
+            f"{shipped['ece_before']:.3f}. Each path of the cascade has a temperature and a share of doubt of its own."
         ),
         table(["path", "posts", "accuracy", "calibration error"], (list(row.values()) for row in report["by_path"])),
         picture((pictures / "reliability.png").read_bytes(), "accuracy over confidence, before and after calibration"),

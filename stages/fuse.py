@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import OptimizeResult, minimize
 from sklearn.metrics import f1_score
 
 from handlers import drift
-from handlers.fusion import Fusion, log_softmax, margins, softmax
+from handlers.fusion import FLATTER, Fusion, log_softmax, margins, softmax
 from handlers.text import Cleaning
 from stages.corpus import load_split
 from stages.drift import reference
@@ -31,31 +32,48 @@ DIGITS = 4
 # Bounds of a weight: no part loses its say over the order of the classes, and none grows without end where every post
 # is right.
 SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-3, 100.0
+# Of the flatter softmax: all of it would be none of it with other weights, and the fit could take either.
+LARGEST_SHARE = 0.9
 
 
-def negative_log_likelihood(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Mean over posts; scores [posts, classes] are unnormalised log-probabilities."""
-    return float(-log_softmax(scores)[np.arange(len(labels)), labels].mean())
+def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over posts; probabilities [posts, classes], labels [posts]."""
+    return float(-np.log(probabilities[np.arange(len(labels)), labels]).mean())
 
 
-def fit_weights(parts: list[np.ndarray], labels: np.ndarray) -> np.ndarray:
-    """Positive weights of the parts, each [posts, classes], whose sum gives the labels the highest likelihood.
+def fit_weights(parts: list[np.ndarray], labels: np.ndarray) -> tuple[np.ndarray, float]:
+    """Positive weights of the parts, each [posts, classes], and the share of the flatter softmax (`Fusion.flat`) that
+    together give the labels the highest likelihood.
 
-    One part is temperature scaling; several are a logarithmic opinion pool (Heskes 1998). The likelihood is convex in
-    the weights; its exact gradient finds them to far more than DIGITS digits, to which they are rounded.
+    One part is temperature scaling; several are a logarithmic opinion pool (Heskes 1998). The exact gradient finds all
+    of them to more than DIGITS digits, to which they are rounded.
     """
     stacked = np.stack(parts).astype(np.float64)
-    actual = stacked[:, np.arange(len(labels)), labels].mean(axis=1)
+    rows = np.arange(len(labels))
+    actual = stacked[:, rows, labels]
 
-    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+    def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
+        weights, flat = values[:-1], values[-1]
         scores = np.tensordot(weights, stacked, axes=1)
-        expected = (softmax(scores) * stacked).sum(axis=2).mean(axis=1)
-        return negative_log_likelihood(scores, labels), expected - actual
+        likelihood, by_weight, right = 0.0, 0.0, []
+        for share, steepness in ((1 - flat, 1.0), (flat, FLATTER)):
+            probabilities = softmax(steepness * scores)
+            right.append(probabilities[rows, labels])
+            expected = (probabilities * stacked).sum(axis=2)
+            likelihood = likelihood + share * right[-1]
+            by_weight = by_weight + share * right[-1] * steepness * (actual - expected)
+        slopes = np.append((by_weight / likelihood).mean(axis=1), ((right[1] - right[0]) / likelihood).mean())
+        return float(-np.log(likelihood).mean()), -slopes
 
-    bounds = [(SMALLEST_WEIGHT, LARGEST_WEIGHT)] * len(parts)
-    tight = {"ftol": 0.0, "gtol": 1e-9}
-    found = minimize(loss, np.ones(len(parts)), jac=True, method="L-BFGS-B", bounds=bounds, options=tight)
-    return np.round(found.x, DIGITS)
+    def best(start: Sequence[float], largest: float) -> OptimizeResult:
+        bounds = [(SMALLEST_WEIGHT, LARGEST_WEIGHT)] * len(parts) + [(0.0, largest)]
+        return minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 0.0, "gtol": 1e-9})
+
+    plain = best([1.0] * len(parts) + [0.0], 0.0).x
+    # The likelihood may have a maximum near the best plain softmax, and one where a steep and a flat one share.
+    fits = [best(start, LARGEST_SHARE) for start in (plain, [*(2 * plain[:-1]), 0.5])]
+    found = np.round(min(fits, key=lambda fit: fit.fun).x, DIGITS)
+    return found[:-1], float(found[-1])
 
 
 def choose_margin(full: np.ndarray, scores: np.ndarray, labels: np.ndarray, tolerance: float) -> float | None:
@@ -110,19 +128,19 @@ def fit(logits: np.ndarray, scores: np.ndarray, labels: np.ndarray, settings: Fu
 
 def fit_deep(logits: np.ndarray, labels: np.ndarray) -> Fusion:
     """The transformer alone, with a temperature."""
-    (temperature,) = fit_weights([log_softmax(logits)], labels)
-    return Fusion(deep=float(temperature), wide=0.0, fast=1.0, margin=None)
+    (temperature,), flat = fit_weights([log_softmax(logits)], labels)
+    return Fusion(deep=float(temperature), wide=0.0, fast=1.0, margin=None, flat=flat)
 
 
 def fit_fused(logits: np.ndarray, scores: np.ndarray, labels: np.ndarray, tolerance: float) -> Fusion:
     """Both parts and the cascade, each path calibrated."""
-    deep = log_softmax(logits)
-    a, b = fit_weights([deep, scores], labels)
-    margin = choose_margin(softmax(a * deep + b * scores), scores, labels, tolerance)
+    (a, b), flat = fit_weights([log_softmax(logits), scores], labels)
+    full = Fusion(deep=float(a), wide=float(b), fast=1.0, margin=None, flat=flat)
+    margin = choose_margin(full.full(logits, scores), scores, labels, tolerance)
     # Calibrated on the posts that take this path, which are the easy ones.
     answered = slice(None) if margin is None else margins(scores) >= margin
-    (fast,) = fit_weights([scores[answered]], labels[answered])
-    return Fusion(deep=float(a), wide=float(b), fast=float(fast), margin=margin)
+    (fast,), fast_flat = fit_weights([scores[answered]], labels[answered])
+    return replace(full, fast=float(fast), margin=margin, fast_flat=fast_flat)
 
 
 def assemble(deep: Path, linear: Path, cleaning: Path, fusion: Fusion, folder: Path) -> None:
@@ -148,11 +166,13 @@ def main() -> None:
             drift.save(reference(predictor.predict(list(validation["text"])), predictor.labels), folder)
         skipped = float(fusion.sure(scores).mean())
         answered = 1 - float(fusion.abstains(fusion.shipped(logits, scores)).mean())
-        likelihood = negative_log_likelihood(fusion.deep * log_softmax(logits) + fusion.wide * scores, labels)
+        likelihood = negative_log_likelihood(fusion.full(logits, scores), labels)
         metrics = {
             "deep": round(fusion.deep, 4),
             "wide": round(fusion.wide, 4),
+            "flat": round(fusion.flat, 4),
             "fast": round(fusion.fast, 4),
+            "fast_flat": round(fusion.fast_flat, 4),
             "margin": None if fusion.margin is None else round(fusion.margin, 4),
             "reject": round(fusion.reject, 4),
             "skipped": round(skipped, 4),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from handlers.fusion import log_softmax, margins, softmax
+from handlers.fusion import Fusion, log_softmax, margins, softmax
 from handlers.predictor import Predictor
 from handlers.text import Cleaning
 from handlers.torch_engine import TorchEngine
+from stages.confidence import calibration_error
 from stages.fuse import assemble, choose_margin, choose_reject, fit, fit_weights, negative_log_likelihood
 from stages.params import Fuse
 
@@ -34,17 +36,37 @@ def confident(classes: np.ndarray) -> np.ndarray:
     return 0.04 + 0.88 * np.eye(CLASSES)[classes]
 
 
-@pytest.mark.parametrize("temperature", [0.4, 1.0, 2.0])
-def test_temperature_is_found(temperature: float) -> None:
-    scores, labels = scores_and_labels(0, temperature)
-    (found,) = fit_weights([scores], labels)
-    assert found == pytest.approx(temperature, rel=0.1)
+def drawn_from(fusion: Fusion, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probabilities, and labels drawn from what the fusion of them alone makes of them."""
+    random = np.random.default_rng(seed)
+    scores = log_softmax(random.normal(size=(20000, CLASSES)) * 3)
+    return scores, np.array([random.choice(CLASSES, p=row) for row in fusion.full(scores, scores)])
+
+
+@pytest.mark.parametrize(("temperature", "flat"), [(0.4, 0.0), (1.0, 0.0), (2.0, 0.0), (3.0, 0.7), (2.0, 0.1)])
+def test_temperature_and_doubt_are_found(temperature: float, flat: float) -> None:
+    truth = Fusion(deep=temperature, wide=0.0, fast=1.0, margin=None, flat=flat)
+    scores, labels = drawn_from(truth, seed=0)
+    (found,), share = fit_weights([scores], labels)
+    fitted = replace(truth, deep=float(found), flat=share)
+    # Other numbers may describe the same probabilities nearly as well.
+    assert np.abs(fitted.full(scores, scores) - truth.full(scores, scores)).mean() < 0.01
+    drawn, alike = (negative_log_likelihood(fusion.full(scores, scores), labels) for fusion in (truth, fitted))
+    assert alike <= drawn + 1e-6
+
+
+def test_doubt_calibrates_what_no_temperature_does() -> None:
+    scores, labels = drawn_from(Fusion(deep=3.0, wide=0.0, fast=1.0, margin=None, flat=0.5), seed=1)
+    (found,), share = fit_weights([scores], labels)
+    calibrated = Fusion(deep=float(found), wide=0.0, fast=1.0, margin=None, flat=share).full(scores, scores)
+    by_temperature = min(calibration_error(labels, softmax(t * scores)) for t in np.arange(0.5, 4, 0.1))
+    assert calibration_error(labels, calibrated) < 0.015 < by_temperature
 
 
 def test_a_part_that_knows_nothing_gets_no_weight() -> None:
     scores, labels = scores_and_labels(1, 1.0)
     noise = np.random.default_rng(2).normal(size=scores.shape)
-    weights = fit_weights([scores, noise], labels)
+    weights, _ = fit_weights([scores, noise], labels)
     assert weights[0] == pytest.approx(1.0, rel=0.1)
     assert weights[1] < 0.1
 
@@ -92,8 +114,8 @@ def test_off_is_temperature_scaling_of_the_transformer_alone() -> None:
     scores, labels = scores_and_labels(5, 0.5)
     fusion = fit(scores, np.zeros_like(scores), labels, Fuse(enabled=False, tolerance=0.1, precision=0.0))
     assert (fusion.wide, fusion.margin) == (0.0, None)
-    calibrated = negative_log_likelihood(fusion.deep * log_softmax(scores), labels)
-    assert calibrated < negative_log_likelihood(scores, labels)
+    calibrated = negative_log_likelihood(fusion.full(scores, np.zeros_like(scores)), labels)
+    assert calibrated < negative_log_likelihood(softmax(scores), labels)
 
 
 @settings(max_examples=60)

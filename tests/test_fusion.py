@@ -26,9 +26,9 @@ def test_softmax_of_huge_scores_stays_finite() -> None:
     np.testing.assert_allclose(softmax(np.array([[1e30, 0.0]], dtype=np.float32)), [[1.0, 0.0]])
 
 
-@given(SCORES, st.floats(0.01, 10), st.floats(0, 10))
-def test_fused_rows_are_probabilities(scores: np.ndarray, deep: float, wide: float) -> None:
-    fusion = Fusion(deep=deep, wide=wide, fast=1.0, margin=None)
+@given(SCORES, st.floats(0.01, 10), st.floats(0, 10), st.floats(0, 1))
+def test_fused_rows_are_probabilities(scores: np.ndarray, deep: float, wide: float, flat: float) -> None:
+    fusion = Fusion(deep=deep, wide=wide, fast=1.0, margin=None, flat=flat)
     fused = fusion.full(scores, scores[:, ::-1])
     assert (fused >= 0).all()
     np.testing.assert_allclose(fused.sum(axis=1), 1.0)
@@ -46,6 +46,15 @@ def test_fusion_is_log_linear() -> None:
     fusion = Fusion(deep=0.3, wide=4.0, fast=2.0, margin=None)
     np.testing.assert_allclose(fusion.full(logits, scores), expected)
     np.testing.assert_allclose(fusion.alone(scores), scipy.special.softmax(2.0 * scores))
+
+
+def test_the_flatter_softmax_takes_its_share_and_changes_no_order() -> None:
+    scores = np.array([[3.0, 1.5, 0.0]])
+    steep, flat = scipy.special.softmax(scores), scipy.special.softmax(scores / 3)
+    fusion = Fusion(deep=1.0, wide=0.0, fast=1.0, margin=0.0, flat=0.2, fast_flat=0.4)
+    np.testing.assert_allclose(fusion.full(scores, scores), 0.8 * steep + 0.2 * flat)
+    np.testing.assert_allclose(fusion.alone(scores), 0.6 * steep + 0.4 * flat)
+    assert fusion.alone(scores).argsort().tolist() == scores.argsort().tolist()
 
 
 @given(SCORES)
@@ -75,6 +84,6 @@ def test_the_unsure_abstain_and_none_does_by_default() -> None:
 
 @pytest.mark.parametrize("margin", [None, 0.75])
 def test_fusion_comes_back_from_disk(margin: float | None, tmp_path: Path) -> None:
-    fusion = Fusion(deep=0.31, wide=4.2, fast=2.5, margin=margin, reject=0.4)
+    fusion = Fusion(deep=0.31, wide=4.2, fast=2.5, margin=margin, reject=0.4, flat=0.01, fast_flat=0.02)
     fusion.save(tmp_path)
     assert Fusion.load(tmp_path) == fusion
