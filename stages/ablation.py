@@ -1,17 +1,19 @@
-"""What cleaning and augmentation are worth, measured on validation: `python -m stages.ablation [part ...]`.
+"""What cleaning, augmentation and each part of training are worth on validation: `python -m stages.ablation [part ...]`
 
-No stage of the pipeline. Parts: splits, cleaning, raw, augmentation; all where none is named. Each cell of a table is
-kept as soon as it is measured, so that a run can be interrupted; `outputs/checkpoints/ablation.json` holds them.
+No stage of the pipeline. Parts: splits, cleaning, raw, augmentation, training; all where none is named. Each cell of a
+table is kept as soon as it is measured, so that a run can be interrupted; `outputs/checkpoints/ablation.json` has them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,7 +55,20 @@ CLEANINGS = {
 }
 REMOVALS = {"nothing removed": (), **{f"{part} removed": (part,) for part in REMOVABLE}, "all three removed": REMOVABLE}
 AUGMENTATIONS = {"none": (0, 0), "synonyms": (1, 0), "deletion": (0, 1), "both": (1, 1)}
-PARTS = ("splits", "cleaning", "raw", "augmentation")
+# What training does, one thing at a time left out or changed.
+INGREDIENTS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "no dense layer in the head": {"head": ()},
+    "first token in place of the mean": {"pooling": "cls"},
+    "attention in place of the mean": {"pooling": "attention"},
+    "no linear probe first": {"probe_epochs": 0},
+    "no label smoothing": {"label_smoothing": 0.0},
+    "no dropout": {"dropout": 0.0},
+    "half the window": {"max_tokens": 64},
+}
+PARTS = ("splits", "cleaning", "raw", "augmentation", "training")
+# Tables of gains over their first row.
+GAINS = ("augmentation", "training")
 
 
 class Cells:
@@ -92,18 +107,25 @@ def linear_scores(train: Dataset, splits: Mapping[str, Dataset], params: Params)
     }
 
 
-def transformer_score(train: Dataset, validation: Dataset, epochs: int, params: Params, seed: int) -> dict[str, float]:
-    """Validation macro-F1 of the first candidate after the small budget."""
-    settings = dataclasses.replace(params.train, epochs=epochs, evaluations=1)
+def transformer_score(
+    train: Dataset, validation: Dataset, epochs: int, params: Params, seed: int, **changes: Any
+) -> dict[str, float]:
+    """Validation macro-F1 of the first candidate after the small budget, and the seconds that it took.
+
+    changes: to the section train.
+    """
+    settings = dataclasses.replace(params.train, epochs=epochs, evaluations=1, **changes)
     folder = PRETRAINED / settings.candidates[0]
     encoder = Encoder(folder, settings.max_tokens)
     model = build(folder, label_names(train), settings, seed)
     splits = encode(train, encoder), encode(validation, encoder)
     trainer = Trainer(model, *splits, settings, seed, build_accelerator(settings.precision))
+    started = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
         progress = trainer.fit(Path(scratch) / "checkpoint.pt", {})
     # The score of the end, not of the best evaluation, which would favour whoever is evaluated more often.
-    return {"validation": progress.history[-1]["validation_macro_f1"]}
+    score = progress.history[-1]["validation_macro_f1"]
+    return {"validation": score, "seconds": round(time.perf_counter() - started, 1)}
 
 
 def mean_interval(values: list[float]) -> list[float]:
@@ -154,33 +176,46 @@ def cleaning_rows(
         yield [name, linear["validation"], *mean_interval(scores)]
 
 
-def augmentation_rows(train: Dataset, validation: Dataset, params: Params, cells: Cells) -> Iterator[list[Any]]:
-    """Rows of variant, the transformer's validation macro-F1, and its gain over none: mean, low, high each.
-
-    Every post gets a copy, and without copies there are twice the passes: all variants take the same number of steps.
-    """
-    scores: dict[str, list[float]] = {}
-    for name, (synonyms, deletion) in AUGMENTATIONS.items():
-        settings = dataclasses.replace(
-            params.augment,
-            share=1.0,
-            copies=1,
-            synonym_rate=synonyms * params.augment.synonym_rate,
-            deletion_rate=deletion * params.augment.deletion_rate,
-        )
-
-        def measured(seed: int, plain: bool = name == "none", settings: Any = settings) -> dict[str, float]:
-            posts = sample(train, POSTS, seed)
-            more = posts if plain else with_copies(posts, augmented_copies(posts, WORDNET, settings, seed))
-            epochs = 2 * EPOCHS if plain else EPOCHS
-            return transformer_score(more, sample(validation, VALIDATION_POSTS, 0), epochs, params, seed)
-
-        scores[name] = [
-            cells.measure(f"augmentation: {name}, seed {seed}", lambda s=seed, call=measured: call(s))["validation"]
-            for seed in SEEDS
+def gain_rows(
+    table: str, variants: Mapping[str, Callable[[int], dict[str, float]]], cells: Cells
+) -> Iterator[list[Any]]:
+    """Rows of variant, the transformer's validation macro-F1, its gain over the first variant, seed by seed (mean, low,
+    high each), and the seconds it took over those of the first. variants: what measures each with a seed."""
+    measured: dict[str, list[dict[str, float]]] = {}
+    for name, measure in variants.items():
+        measured[name] = [
+            cells.measure(f"{table}: {name}, seed {seed}", functools.partial(measure, seed)) for seed in SEEDS
         ]
-        gains = [score - base for score, base in zip(scores[name], scores["none"], strict=True)]
-        yield [name, *mean_interval(scores[name]), *mean_interval(gains)]
+        first = next(iter(measured.values()))
+        gains = [own["validation"] - base["validation"] for own, base in zip(measured[name], first, strict=True)]
+        seconds = [sum(cell["seconds"] for cell in each) for each in (measured[name], first)]
+        scores = [cell["validation"] for cell in measured[name]]
+        yield [name, *mean_interval(scores), *mean_interval(gains), round(seconds[0] / seconds[1], 2)]
+
+
+def augmented_score(
+    seed: int, train: Dataset, validation: Dataset, synonyms: float, deletion: float, params: Params
+) -> dict[str, float]:
+    """The small budget with a copy of every post, its words replaced and deleted at these rates.
+
+    Without copies there are twice the passes, so that all variants take the same number of steps.
+    """
+    posts, epochs = sample(train, POSTS, seed), EPOCHS
+    if synonyms or deletion:
+        rates = {"synonym_rate": synonyms, "deletion_rate": deletion}
+        settings = dataclasses.replace(params.augment, share=1.0, copies=1, **rates)
+        posts = with_copies(posts, augmented_copies(posts, WORDNET, settings, seed))
+    else:
+        epochs *= 2
+    return transformer_score(posts, sample(validation, VALIDATION_POSTS, 0), epochs, params, seed)
+
+
+def changed_score(
+    seed: int, train: Dataset, validation: Dataset, changes: dict[str, Any], params: Params
+) -> dict[str, float]:
+    """The small budget with changes to the section train."""
+    posts = sample(train, POSTS, seed), sample(validation, VALIDATION_POSTS, 0)
+    return transformer_score(*posts, EPOCHS, params, seed, **changes)
 
 
 def raw_posts(remove: tuple[str, ...]) -> Dataset:
@@ -200,7 +235,9 @@ def plot(path: Path, tables: Mapping[str, list[list[Any]]]) -> None:
     figure = Figure(figsize=(6, 1 + 2 * len(tables)), layout="constrained")
     panels = figure.subplots(len(tables), squeeze=False, sharex=True)[:, 0]
     for axes, (title, rows) in zip(panels, tables.items(), strict=True):
-        means, low, high = np.array([row[-3:] if title != "augmentation" else row[1:4] for row in rows]).T
+        # Behind the name; other tables have the linear baseline in between.
+        first = 1 if title in GAINS else 2
+        means, low, high = np.array([row[first : first + 3] for row in rows]).T
         places = np.arange(len(rows))
         axes.errorbar(means, places, xerr=[means - low, high - means], fmt="o", capsize=3)
         axes.set_yticks(places, [row[0] for row in rows])
@@ -231,10 +268,31 @@ def main() -> None:
         if "raw" in parts:
             variants = {name: lambda remove=remove: (raw_posts(remove), {}) for name, remove in REMOVALS.items()}
             tables["raw"] = list(cleaning_rows(variants, params, cells))
-        if "augmentation" in parts:
+        if {"augmentation", "training"} & set(parts):
             whole, _ = clean_split(raw, build_cleaning(params.prepare), 0)
-            held_apart = split_validation(whole, params.prepare.split, params.prepare.validation, params.seed)
-            tables["augmentation"] = list(augmentation_rows(*held_apart, params, cells))
+            splits = split_validation(whole, params.prepare.split, params.prepare.validation, params.seed)
+        if "augmentation" in parts:
+            rates = params.augment.synonym_rate, params.augment.deletion_rate
+            variants = {
+                name: functools.partial(
+                    augmented_score,
+                    train=splits[0],
+                    validation=splits[1],
+                    synonyms=synonyms * rates[0],
+                    deletion=deletion * rates[1],
+                    params=params,
+                )
+                for name, (synonyms, deletion) in AUGMENTATIONS.items()
+            }
+            tables["augmentation"] = list(gain_rows("augmentation", variants, cells))
+        if "training" in parts:
+            variants = {
+                name: functools.partial(
+                    changed_score, train=splits[0], validation=splits[1], changes=changes, params=params
+                )
+                for name, changes in INGREDIENTS.items()
+            }
+            tables["training"] = list(gain_rows("training", variants, cells))
         write_json(path, tables)
         with_transformer = {name: rows for name, rows in tables.items() if name != "splits"}
         if with_transformer:

@@ -57,7 +57,10 @@ def test_interval_is_students() -> None:
 def test_plot_shows_every_table(tmp_path: Path) -> None:
     tables = {
         "cleaning": [["as it is", 0.8, 0.7, 0.65, 0.75]],
-        "augmentation": [["none", 0.7, 0.65, 0.75, 0.0, 0.0, 0.0], ["both", 0.7, 0.65, 0.75, 0.01, -0.02, 0.04]],
+        "augmentation": [
+            ["none", 0.7, 0.65, 0.75, 0.0, 0.0, 0.0, 1.0],
+            ["both", 0.7, 0.65, 0.75, 0.01, -0.02, 0.04, 1.1],
+        ],
     }
     plot(tmp_path / "ablation.png", tables)
     assert (tmp_path / "ablation.png").read_bytes().startswith(b"\x89PNG")
@@ -86,15 +89,17 @@ def test_parts_run_on_a_tiny_checkpoint(
     # Augmentation by deletion alone looks no word up.
     monkeypatch.setattr("stages.augment.WordNet", lambda _folder: lambda _word: [])
     monkeypatch.setattr(ablation, "SEEDS", (1, 2))
-    monkeypatch.setattr("sys.argv", ["ablation", "splits", "cleaning", "augmentation"])
+    monkeypatch.setattr("sys.argv", ["ablation", "splits", "cleaning", "augmentation", "training"])
     ablation.main()
     tables = read_json(ablation.METRICS / "ablation.json")
     assert [row[0] for row in tables["splits"]] == list(SPLITS)
     assert [row[0] for row in tables["cleaning"]] == list(ablation.CLEANINGS)
-    rows = {row[0]: row[1:] for row in tables["augmentation"]}
-    assert rows["none"][3:] == [0, 0, 0]
-    assert all(0 <= row[0] <= 1 for row in rows.values())
+    for table, first in (("augmentation", "none"), ("training", "as it is")):
+        rows = {row[0]: row[1:] for row in tables[table]}
+        assert rows[first][3:] == [0, 0, 0, 1]
+        assert all(0 <= row[0] <= 1 and row[6] > 0 for row in rows.values())
+    assert list(rows) == list(ablation.INGREDIENTS)
     assert (ablation.PLOTS / "ablation.png").is_file()
     monkeypatch.setattr("sys.argv", ["ablation", "everything"])
-    with pytest.raises(SystemExit, match="the parts are splits, cleaning, raw, augmentation"):
+    with pytest.raises(SystemExit, match="the parts are splits, cleaning, raw, augmentation, training"):
         ablation.main()
