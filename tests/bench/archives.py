@@ -5,11 +5,17 @@ from __future__ import annotations
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from stages.archive import build_archive
 from stages.package import BUNDLE, HANDLERS, MODEL_CONFIG, TORCH
+
+
+def shipped_config() -> dict[str, Any]:
+    """How TorchServe is told to run the model."""
+    return yaml.safe_load(MODEL_CONFIG.read_text(encoding="utf-8"))
 
 
 def torch_archive(bundle: Path, target: Path) -> Path:

@@ -39,7 +39,7 @@ GOOD = (
     Body("good, explained", b'{"text": "a hockey team plays on ice"}', endpoint="explanations"),
     Body("good, several", b'{"instances": ["the goalie saved the puck", "a satellite"], "top_k": 2}'),
 )
-# Hostile bodies beside the good ones in one batch; together they fill the server's.
+# Hostile bodies beside the good ones in one batch; together twice what the server takes at once.
 HOSTILE_A_BATCH = 12
 CLIENTS = 16
 

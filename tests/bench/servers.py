@@ -37,10 +37,10 @@ from stages.params import load
 from stages.paths import MODEL_STORE, ONNX, PREPARED, SELECTED
 from stages.serving_figures import rate
 from stages.torchserve import free_ports, serving
+from tests.bench.archives import shipped_config
 from tests.bench.traffic import report
 
-# As TorchServe is told in serve/newsgroups.yaml.
-BATCH, DELAY_S = 16, 0.005
+BATCH, DELAY_S = shipped_config()["batchSize"], shipped_config()["maxBatchDelay"] / 1000
 POSTS = PREPARED / "test.parquet"
 
 

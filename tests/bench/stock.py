@@ -36,7 +36,7 @@ from stages.package import HANDLERS, MODEL_CONFIG
 from stages.paths import SELECTED
 from stages.stage import StageError
 from stages.torchserve import Server, serving
-from tests.bench.archives import with_config
+from tests.bench.archives import shipped_config, with_config
 from tests.bench.capacity import Load
 from tests.bench.client import Client
 from tests.bench.traffic import arguments, post, report
@@ -46,7 +46,6 @@ BENCH = Path(__file__).resolve().parent
 PARTS = ("noop", "ours", "stock", "limit")
 CLIENTS = 8
 SATURATING = 32
-BATCH = 16
 # Posts whose answers are scored, and of the in-process run.
 SCORED, LIMIT_POSTS = 1000, 640
 FIRST_RATE = 0.7
@@ -91,17 +90,18 @@ class Bench:
             return self._measure(server, archive.stem, folder / "stock", full_path=False)
 
     def limit(self, folder: Path) -> dict[str, Any]:
-        """Posts a second of the archive's predictor in process, batches of BATCH, cascade off; no server, no client."""
+        """Posts a second of the archive's predictor in process, in batches as large as the server's, cascade off."""
+        batch = shipped_config()["batchSize"]
         with zipfile.ZipFile(self.archive) as archive:
             archive.extractall(folder)
         handler = NewsgroupsOnnxHandler() if "onnx" in self.archive.stem else NewsgroupsHandler()
         predictor = Worker(folder, handler, config=folder / MODEL_CONFIG.name).handler.predictor
         texts, _, _ = self._sample(LIMIT_POSTS)
-        predictor.predict(texts[: 4 * BATCH], fast_path=False)
+        predictor.predict(texts[: 4 * batch], fast_path=False)
         started = time.perf_counter()
-        for first in range(0, len(texts), BATCH):
-            predictor.predict(texts[first : first + BATCH], fast_path=False)
-        return {"rps": round(len(texts) / (time.perf_counter() - started), 1), "batch": BATCH}
+        for first in range(0, len(texts), batch):
+            predictor.predict(texts[first : first + batch], fast_path=False)
+        return {"rps": round(len(texts) / (time.perf_counter() - started), 1), "batch": batch}
 
     def _measure(self, server: Server, name: str, folder: Path, full_path: bool) -> dict[str, Any]:
         """Quality of the served answers, saturated throughput, and capacity within the objective."""
