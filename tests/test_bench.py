@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from loadtest.answers import failure
 from stages.stage import StageError
 from tests.bench import soak
 from tests.bench.archives import torch_archive, with_config
@@ -21,7 +22,12 @@ from tests.bench.stock import ratios
 from tests.bench.traffic import Exchange
 from tests.conftest import POSTS
 
-FULL = 'status 503: Model "newsgroups" has no worker to serve inference request. Please use scale workers API'
+# As TorchServe 0.12 answers when its queue is full, whatever the words say.
+FULL = {
+    "code": 503,
+    "type": "ServiceUnavailableException",
+    "message": 'Model "newsgroups" has no worker to serve inference request. Please use scale workers API',
+}
 
 
 def exchange(sent: float, seconds: float, status: int = 200, body: bytes = b'{"label": "a"}') -> Exchange:
@@ -46,7 +52,7 @@ def test_only_what_was_in_flight_may_fail() -> None:
 def test_refused_and_accepted_are_told_apart(tmp_path: Path) -> None:
     rows = [f"{i},{100 + i},0,1" for i in range(10)] + [f"{i},{5 + i},0,0" for i in range(10)]
     (tmp_path / "s.csv").write_text("\n".join(["scheduled_s,latency_ms,lag_ms,ok", *rows]) + "\n")
-    (tmp_path / "s.json").write_text(json.dumps({"problems": {FULL: 9, "the label is unknown": 1}}))
+    (tmp_path / "s.json").write_text(json.dumps({"problems": {failure(503, FULL): 9, "the label is unknown": 1}}))
     figures = split(tmp_path / "s.csv")
     assert figures["accepted"] == {"requests": 10, "rps": 1.1, "p50_ms": 104.0, "p99_ms": 109.0}
     assert figures["refused"]["p99_ms"] == 14.0

@@ -218,13 +218,14 @@ def test_a_frozen_server_shows_in_p99(server: Server, tmp_path: Path) -> None:
 
     thread = threading.Thread(target=freeze)
     thread.start()
-    done = locust(server, tmp_path, "--rate", "50", "--requests", "300", "--samples", "s.csv")
+    # So few that those of three seconds fit into the queue.
+    done = locust(server, tmp_path, "--rate", "6", "--requests", "50", "--samples", "s.csv")
     thread.join()
     assert done.returncode == 0, done.stderr
     # A closed loop would have noticed one late answer; here all that were due meanwhile waited.
     latencies = [row["latency_ms"] for row in samples(tmp_path / "s.csv")]
     assert percentile(latencies, 0.99) > 2000
-    assert sum(latency > 250 for latency in latencies) > 60
+    assert sum(latency > 250 for latency in latencies) > 8
 
 
 def test_an_archive_that_is_missing(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from loadtest.answers import failure
 from loadtest.openloop import percentile
 from stages.files import read_json
 from stages.loadrun import run as run_locust
@@ -23,8 +24,8 @@ from stages.torchserve import Server, serving
 from tests.bench.capacity import Load
 from tests.bench.traffic import arguments, report
 
-# How TorchServe words a full queue; that there is no worker is not what it means.
-FULL_QUEUE = "has no worker to serve inference request"
+# How the load test words what TorchServe answers when its queue is full.
+FULL_QUEUE = failure(503, {"type": "ServiceUnavailableException"})
 FIRST_RATE, STEPS = 20.0, 5
 
 
@@ -61,9 +62,7 @@ def split(samples: Path) -> dict[str, Any]:
     """Accepted and refused requests of a run, from its raw samples and from what it says of its failures."""
     with samples.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    wrong = {
-        what: n for what, n in read_json(samples.with_suffix(".json"))["problems"].items() if FULL_QUEUE not in what
-    }
+    wrong = {what: n for what, n in read_json(samples.with_suffix(".json"))["problems"].items() if what != FULL_QUEUE}
     span = max(float(row["scheduled_s"]) for row in rows) - min(float(row["scheduled_s"]) for row in rows)
     figures: dict[str, Any] = {"failed_otherwise": wrong}
     for name, ok in (("accepted", "1"), ("refused", "0")):
