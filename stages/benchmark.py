@@ -100,12 +100,15 @@ class Bench:
         return points
 
     def search(self, start: float, full_path: bool) -> list[Point]:
-        """The open-loop points of the search for the highest sustained rate, in the order in which they were tried."""
+        """The open-loop points of the search for the highest sustained rate, in the order in which they were tried.
+
+        Each has a schedule of its own, which all variants share: the bursts of a single one would decide the search.
+        """
         points: list[Point] = []
 
         def sustained(offered: float) -> bool:
             name = f"{'off' if full_path else 'on'}/search-{len(points)}"
-            points.append(self.opened(offered, name, full_path, self.plan.seed))
+            points.append(self.opened(offered, name, full_path, self.plan.seed + len(points)))
             return points[-1].sustained(self.plan.slo_ms)
 
         highest_rate(sustained, start, self.plan.steps)
@@ -149,7 +152,7 @@ def take_turns(benches: list[Bench], curves: list[Curve], offered: Sequence[floa
     for turn in range(plan.rounds):
         for own, (bench, curve, rps) in zip(runs, asked, strict=True):
             name = f"{mode}/confirm-{len(curve.pooled)}-{turn}"
-            own.append(bench.opened(rps, name, full_path, plan.seed + turn + 1))
+            own.append(bench.opened(rps, name, full_path, plan.seed + plan.steps + turn))
     for own, (bench, curve, rps) in zip(runs, asked, strict=True):
         cpu_s = sum(point.cpu_ms * point.requests for point in own) / 1000
         files = confirmations(bench.samples, mode, len(curve.pooled))

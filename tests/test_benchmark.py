@@ -212,7 +212,7 @@ def fake_benches(monkeypatch: pytest.MonkeyPatch, folder: Path, capacities: dict
         tried.append((bench.variant, round(offered, 6), seed))
         path = bench.samples / f"{name}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        latency = 10.0 * seed if offered <= capacities[bench.variant] else 900.0
+        latency = 5.0 * seed if offered <= capacities[bench.variant] else 900.0
         write_samples(path, [(i / offered, latency, 0.5, 1) for i in range(50)])
         return at(offered, latency, requests=50)
 
@@ -225,9 +225,12 @@ def test_the_confirmation_takes_turns(monkeypatch: pytest.MonkeyPatch, tmp_path:
     benches, tried = fake_benches(monkeypatch, tmp_path, {"a": 10, "b": 20})
     curves = confirm(benches, [[at(10, 100), at(15, 900)], [at(40, 900)]], full_path=False)
     turns = [[("a", 9), ("b", 18)], [("a", 11), ("b", 22)]]
-    assert tried == [(*each, 21 + turn) for rates in turns for turn in range(3) for each in rates]
+    assert tried == [(*each, 24 + turn) for rates in turns for turn in range(3) for each in rates]
     assert [point.requests for point in curves[0].pooled] == [150, 150] and len(curves[0].rounds) == 6
     assert curves[1].pooled[0].cpu_ms == pytest.approx(30)
+    tried.clear()
+    assert len(benches[0].search(4.0, full_path=False)) == 4
+    assert [(rate, seed) for _, rate, seed in tried] == [(4, 20), (6, 21), (9, 22), (13.5, 23)]
     assert confirmed_rates([at(10, 100), at(20, 100), at(30, 900)], SLO_MS) == pytest.approx([18, 22])
 
 
