@@ -17,7 +17,7 @@ from stages.html import write_section
 from stages.loadrun import Point, Target, latencies, problems, read_point, run
 from stages.params import load
 from stages.paths import METRICS, MODEL_STORE, PLOTS, PREPARED, SAMPLES
-from stages.serving_figures import Curve, Result, differences, metrics, rate, recommendation
+from stages.serving_figures import Curve, Result, differences, interval, metrics, rate, recommendation
 from stages.serving_page import section
 from stages.serving_plot import COLUMNS, draw_curves, draw_latencies, draw_quality
 from stages.stage import StageError, stage
@@ -33,9 +33,9 @@ WEIGHTS = {
 FIRST_RATE = 0.7
 # What is confirmed, as shares of the highest rate that the search found: one that should hold, one that should not.
 CONFIRMED = (0.9, 1.1)
-# A search that a noisy minute misled is set right: where both held, or neither, the confirmation goes on upwards or
-# downwards by such a factor, so often at most.
-UP, DOWN, FURTHER = 1.25, 0.75, 3
+# From there the confirmation goes on, upwards or downwards by such a factor, until one rate held and one held in no
+# round; so often at most.
+UP, DOWN, FURTHER = 1.25, 0.75, 4
 FEWEST_REQUESTS = 50
 
 log = logging.getLogger(__name__)
@@ -122,12 +122,11 @@ def confirmed_rates(search: list[Point], slo_ms: float) -> list[float]:
     return [share * base for share in CONFIRMED]
 
 
-def further_rate(pooled: list[Point], slo_ms: float) -> float | None:
-    """The next rate to confirm, so that in the end one rate held and a higher one did not; None where that is so."""
-    held = [point.sustained(slo_ms) for point in pooled]
-    if all(held):
-        return UP * max(map(rate, pooled))
-    return None if any(held) else DOWN * min(map(rate, pooled))
+def further_rate(curve: Curve, slo_ms: float) -> float | None:
+    """The next rate to confirm, until one held and a higher one held in no round; None where that is so."""
+    if not any(point.sustained(slo_ms) for point in curve.pooled):
+        return DOWN * min(map(rate, curve.pooled))
+    return UP * max(map(rate, curve.pooled)) if interval(curve.rounds, slo_ms)[1] is None else None
 
 
 def confirm(benches: list[Bench], searches: list[list[Point]], full_path: bool) -> list[Curve]:
@@ -137,7 +136,7 @@ def confirm(benches: list[Bench], searches: list[list[Point]], full_path: bool) 
     for offered in zip(*(confirmed_rates(search, slo_ms) for search in searches), strict=True):
         take_turns(benches, curves, offered, full_path)
     for _ in range(FURTHER):
-        take_turns(benches, curves, [further_rate(curve.pooled, slo_ms) for curve in curves], full_path)
+        take_turns(benches, curves, [further_rate(curve, slo_ms) for curve in curves], full_path)
     return curves
 
 

@@ -45,7 +45,7 @@ def rate(point: Point) -> float:
 
 
 def interval(runs: Sequence[Point], slo_ms: float) -> tuple[float, float | None]:
-    """Between which rates the capacity lies, by every single run: (low, high) requests a second.
+    """Between which rates the capacity lies, by every single run of the confirmation: (low, high) requests a second.
 
     low: up to here each run held the objective. high: from here on none did; None where the fastest one still held.
     Runs in which the generator was the limit are no evidence.
@@ -71,7 +71,7 @@ def capacity(curve: Curve, slo_ms: float) -> dict[str, Any]:
     lowest = min(map(rate, curve.pooled))
     below = [point for point in curve.search if point.sustained(slo_ms) and rate(point) < lowest]
     best = max(held or below, key=rate, default=min(curve.points, key=rate))
-    low, high = interval([*curve.search, *curve.rounds], slo_ms)
+    low, high = interval(curve.rounds, slo_ms)
     return {
         "capacity_rps": round(rate(best), 1) if held or below else 0.0,
         "capacity_low_rps": round(low, 1),
