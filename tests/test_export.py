@@ -27,7 +27,7 @@ from stages.stage import StageError
 @pytest.fixture(scope="module")
 def graph(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("onnx") / "float32" / GRAPH_FILE
-    export_onnx(tiny_bundle, target, opset=18, version="1.2")
+    export_onnx(tiny_bundle, target, opset=20, version="1.2")
     return target
 
 
@@ -46,7 +46,7 @@ def test_labels_and_limits_travel_in_the_graph(tiny_bundle: Path, graph: Path) -
     proto = onnx.load(graph)
     notes = {entry.key: entry.value for entry in proto.metadata_props}
     assert (notes["version"], notes["weights_sha256"]) == ("1.2", sha256(tiny_bundle / "model.safetensors"))
-    assert [entry.version for entry in proto.opset_import if not entry.domain] == [18]
+    assert [entry.version for entry in proto.opset_import if not entry.domain] == [20]
 
 
 def test_int8_is_smaller_in_its_weights_and_close(
