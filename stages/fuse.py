@@ -13,7 +13,7 @@ from scipy.optimize import OptimizeResult, minimize
 from sklearn.metrics import f1_score
 
 from handlers import drift
-from handlers.fusion import FLATTER, Fusion, log_softmax, margins, softmax
+from handlers.fusion import FLATTER, Fusion, log_softmax, margins
 from handlers.text import Cleaning
 from stages.corpus import load_split
 from stages.drift import reference
@@ -34,6 +34,8 @@ DIGITS = 4
 SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-3, 100.0
 # Of the flatter softmax: all of it would be none of it with other weights, and the fit could take either.
 LARGEST_SHARE = 0.9
+# Of a ratio of likelihoods, in a gradient that must stay finite.
+LARGEST_LOG = 50.0
 
 
 def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -55,15 +57,18 @@ def fit_weights(parts: list[np.ndarray], labels: np.ndarray) -> tuple[np.ndarray
     def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
         weights, flat = values[:-1], values[-1]
         scores = np.tensordot(weights, stacked, axes=1)
-        likelihood, by_weight, right = 0.0, 0.0, []
+        logs, joint, slopes = [], [], []
         for share, steepness in ((1 - flat, 1.0), (flat, FLATTER)):
-            probabilities = softmax(steepness * scores)
-            right.append(probabilities[rows, labels])
-            expected = (probabilities * stacked).sum(axis=2)
-            likelihood = likelihood + share * right[-1]
-            by_weight = by_weight + share * right[-1] * steepness * (actual - expected)
-        slopes = np.append((by_weight / likelihood).mean(axis=1), ((right[1] - right[0]) / likelihood).mean())
-        return float(-np.log(likelihood).mean()), -slopes
+            log_p = log_softmax(steepness * scores)
+            logs.append(log_p[rows, labels])
+            with np.errstate(divide="ignore"):
+                joint.append(np.log(share) + logs[-1])
+            slopes.append(steepness * (actual - (np.exp(log_p) * stacked).sum(axis=2)))
+        # In logarithms: the likelihood of a post that is wrong for certain would be zero.
+        total = np.logaddexp(*joint)
+        by_weight = sum(np.exp(each - total) * slope for each, slope in zip(joint, slopes, strict=True))
+        steep, flatter = (np.exp(np.minimum(log - total, LARGEST_LOG)) for log in logs)
+        return -float(total.mean()), -np.append(by_weight.mean(axis=1), (flatter - steep).mean())
 
     def best(start: Sequence[float], largest: float) -> OptimizeResult:
         bounds = [(SMALLEST_WEIGHT, LARGEST_WEIGHT)] * len(parts) + [(0.0, largest)]

@@ -63,6 +63,16 @@ def test_doubt_calibrates_what_no_temperature_does() -> None:
     assert calibration_error(labels, calibrated) < 0.015 < by_temperature
 
 
+def test_posts_that_are_wrong_for_certain_only_flatten() -> None:
+    labels = np.arange(400) % CLASSES
+    sure = np.where(np.arange(400) < 360, labels, (labels + 1) % CLASSES)
+    scores = log_softmax(2000.0 * np.eye(CLASSES)[sure])
+    (found,), share = fit_weights([scores], labels)
+    fitted = Fusion(deep=float(found), wide=0.0, fast=1.0, margin=None, flat=share).full(scores, scores)
+    assert np.isfinite(fitted).all() and fitted.max() < 1
+    assert negative_log_likelihood(fitted, labels) < 2.0
+
+
 def test_a_part_that_knows_nothing_gets_no_weight() -> None:
     scores, labels = scores_and_labels(1, 1.0)
     noise = np.random.default_rng(2).normal(size=scores.shape)
