@@ -47,6 +47,9 @@ def test_only_what_was_in_flight_may_fail() -> None:
     assert figures["back_s"] == [3.3, None]
     assert (figures["failed"], figures["failed_not_in_flight"], figures["no_answer_in_time"]) == (3, 1, 1)
     assert figures["wrong_answers"] == 1 and figures["answered"] == 3
+    close = [exchange(0, 0.5, body=b'{"label": "a", "p": 0.55}')]
+    expected = [{"label": "a", "p": 0.5}]
+    assert [verdict(close, expected, [], tolerance)["wrong_answers"] for tolerance in (1e-4, 0.1)] == [1, 0]
 
 
 def test_refused_and_accepted_are_told_apart(tmp_path: Path) -> None:

@@ -218,6 +218,7 @@ def fake_benches(monkeypatch: pytest.MonkeyPatch, folder: Path, capacities: dict
 
     monkeypatch.setattr(Bench, "opened", fake)
     plan = Plan(20, SLO_MS, 500, 10, 4, 10, (1,), 3, False)
+    # No server is asked: what would ask it is replaced.
     return [Bench(None, name, folder, folder / name, plan) for name in capacities], tried  # type: ignore[arg-type]
 
 

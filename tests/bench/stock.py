@@ -167,7 +167,6 @@ def measure(bench: Bench, parts: Sequence[str], output: Path | None) -> dict[str
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)} (default: all)")
-    parser.add_argument("--workers", type=int, help="instead of the archive's own number of them")
     parser.add_argument("--precision", choices=PRECISIONS, help="of our PyTorch engine, instead of the archive's own")
     parser.add_argument("--bundle", type=Path, default=SELECTED, help="folder with the weights of the stock handler")
     parser.add_argument("--slo-ms", type=float, default=250)
@@ -178,7 +177,7 @@ def main() -> None:
     load = Load(options.posts, options.seed, options.slo_ms, options.steps)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            archive = with_config(options.archive, Path(folder), options.workers, options.precision)
+            archive = with_config(options.archive, Path(folder), precision=options.precision)
             figures = measure(Bench(archive, options.bundle, load), options.parts or PARTS, options.output)
     except StageError as error:
         sys.exit(f"stock: {error}")
