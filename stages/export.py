@@ -21,7 +21,7 @@ from stages.footprint import footprint
 from stages.params import load
 from stages.parity import Parity, compare, float32_faults, int8_faults
 from stages.paths import EVALUATION, METRICS, ONNX, PLOTS, PREPARED, SELECTED
-from stages.quantization import SCOPES, quantize, sensitivity
+from stages.quantization import SCOPES, Quantizer, sensitivity
 from stages.scoring import load_logits, raw_scores
 from stages.select import SELECTED_FILE
 from stages.serving_plot import draw_sensitivity
@@ -100,7 +100,7 @@ def main() -> None:
     with stage("export"):
         params = load()
         settings = params.export
-        test, validation = load_split(PREPARED, "test"), load_split(PREPARED, "validation")
+        train, validation, test = (load_split(PREPARED, split) for split in ("train", "validation", "test"))
         labels = np.asarray(test["label"])
         # PyTorch's own answers to the whole split: `evaluate` asked it once, which is enough.
         reference = load_logits(EVALUATION / read_json(SELECTED / SELECTED_FILE)["name"], len(test))
@@ -112,11 +112,13 @@ def main() -> None:
         with replacing(ONNX) as folder:
             graphs = {name: folder / name / GRAPH_FILE for name in gates}
             export_onnx(SELECTED, graphs[FLOAT32], settings.opset, params.package.version)
-            quantize(graphs[FLOAT32], graphs[INT8])
             # A quick run of the chain only shows that it works.
             posts = min(settings.posts, 4) if params.data.limit else settings.posts
             sample = list(validation.select(spread(len(validation), posts))["clean"])
-            costs = sensitivity(graphs[FLOAT32], SELECTED, sample)
+            seen = list(train.select(spread(len(train), settings.calibration))["clean"])
+            with Quantizer(graphs[FLOAT32], SELECTED, seen) as quantizer:
+                quantizer.write(graphs[INT8])
+                costs = sensitivity(quantizer, sample)
             for name, graph in graphs.items():
                 predictor = Predictor(SELECTED, OnnxEngine(graph))
                 logits, scores = raw_scores(predictor, list(test["clean"]))

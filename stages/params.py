@@ -139,6 +139,7 @@ class Export:
     float32_agreement: float = between(0, 1)
     int8_agreement: float = between(0, 1)
     int8_f1_loss: float = between(-1, 1)
+    calibration: int = between(1, 1_000_000)
     posts: int = between(1, 1_000_000)
 
 

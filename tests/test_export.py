@@ -19,7 +19,7 @@ from stages.export import export_onnx, spread
 from stages.files import sha256
 from stages.footprint import footprint
 from stages.parity import Parity, compare, float32_faults, int8_faults
-from stages.quantization import layers, quantize, saturates, sensitivity
+from stages.quantization import Quantizer, layers, saturates, sensitivity
 from stages.scoring import load_logits, raw_scores, save_logits
 from stages.stage import StageError
 
@@ -49,21 +49,38 @@ def test_labels_and_limits_travel_in_the_graph(tiny_bundle: Path, graph: Path) -
     assert [entry.version for entry in proto.opset_import if not entry.domain] == [20]
 
 
+@pytest.fixture(scope="module")
+def int8(
+    tiny_bundle: Path, graph: Path, corpus: tuple[list[str], list[int]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    target = tmp_path_factory.mktemp("onnx") / "int8" / GRAPH_FILE
+    with Quantizer(graph, tiny_bundle, corpus[0]) as quantizer:
+        quantizer.write(target)
+    return target
+
+
 def test_int8_is_smaller_in_its_weights_and_close(
-    tiny_bundle: Path, graph: Path, tmp_path: Path, corpus: tuple[list[str], list[int]]
+    tiny_bundle: Path, int8: Path, corpus: tuple[list[str], list[int]]
 ) -> None:
-    target = tmp_path / "int8" / GRAPH_FILE
-    quantize(graph, target)
-    assert [path.name for path in target.parent.iterdir()] == [GRAPH_FILE]
-    kinds = {tensor.data_type for tensor in onnx.load(target).graph.initializer}
-    assert onnx.TensorProto.INT8 in kinds
+    assert [path.name for path in int8.parent.iterdir()] == [GRAPH_FILE]
+    weights = {tensor.name: tensor.data_type for tensor in onnx.load(int8).graph.initializer}
+    assert onnx.TensorProto.INT8 in weights.values()
+    assert weights["encoder.embeddings.word_embeddings.weight_quantized"] == onnx.TensorProto.UINT8
     ours = Predictor(tiny_bundle, TorchEngine(tiny_bundle))
     logits, scores = raw_scores(ours, corpus[0])
-    theirs, _ = raw_scores(Predictor(tiny_bundle, OnnxEngine(target)), corpus[0])
+    theirs, _ = raw_scores(Predictor(tiny_bundle, OnnxEngine(int8)), corpus[0])
     assert 0 < compare(theirs, logits, scores, np.array(corpus[1]), ours.fusion).logit < 0.5
     # The weights reach the bound that makes every processor agree, and stay within it; the notes travel on.
-    assert not saturates(target)
-    assert OnnxEngine(target).labels == ours.labels
+    assert not saturates(int8)
+    assert OnnxEngine(int8).labels == ours.labels
+
+
+def test_an_int8_answer_does_not_depend_on_its_batchmates(int8: Path) -> None:
+    random = np.random.default_rng(0)
+    ids = [random.integers(5, 60, tokens).tolist() for tokens in (3, 31, 8, 17)]
+    engine = OnnxEngine(int8, threads=1)
+    alone = np.concatenate([engine.logits([post]) for post in ids])
+    np.testing.assert_allclose(engine.logits(ids), alone, atol=1e-5)
 
 
 def test_weights_of_eight_bits_would_saturate(tmp_path: Path) -> None:
@@ -80,7 +97,8 @@ def test_each_layer_alone(tiny_bundle: Path, graph: Path, corpus: tuple[list[str
     named = set(layers(graph).values())
     assert len(layers(graph)) == len(named) == 14 and {"head.0", "head.3"} < named
     assert "encoder.layer.1.attention.self.query" in named
-    rows = sensitivity(graph, tiny_bundle, corpus[0])
+    with Quantizer(graph, tiny_bundle, corpus[0]) as quantizer:
+        rows = sensitivity(quantizer, corpus[0])
     assert {name for name, _, _ in rows} == named
     costs = [cost for _, _, cost in rows]
     assert costs == sorted(costs, reverse=True) and costs[0] > costs[-1] > 0
