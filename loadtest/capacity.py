@@ -1,10 +1,12 @@
-"""The highest rate that a server sustains, found by bisection."""
+"""The highest rate that a server sustains: searched for by bisection, or enclosed from a guess."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 GROWTH = 1.5
+# From a guess, the first step to another rate; each further one is the square of the last.
+STEP = 1.2
 
 
 def highest_rate(sustained: Callable[[float], bool], start: float, steps: int) -> float:
@@ -24,3 +26,19 @@ def highest_rate(sustained: Callable[[float], bool], start: float, steps: int) -
             high = rate
         rate = rate * GROWTH if high is None else (low + high) / 2
     return low
+
+
+def enclose(sustained: Callable[[float], bool], start: float, tries: int) -> None:
+    """Try rates from `start` on, upwards while they hold or downwards while they do not, until one held and one did
+    not; `tries` at most. Steps grow, so that a bad guess costs few of them.
+
+    sustained: as of `highest_rate`. Raises ValueError for a start that is not positive.
+    """
+    if not start > 0:
+        raise ValueError(f"the first rate is {start:g}: give a positive number of requests a second")
+    rate, step = start, STEP
+    upwards = sustained(rate)
+    for _ in range(tries - 1):
+        rate, step = rate * step if upwards else rate / step, step**2
+        if sustained(rate) is not upwards:
+            break

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from matplotlib.figure import Figure
-from scipy import stats
 from sklearn.metrics import f1_score
 
 from handlers.text import Encoder
@@ -31,6 +30,7 @@ from stages.baseline import fit
 from stages.corpus import RAW_COLUMNS, features, label_names, load_split
 from stages.fetch import posts_from_sklearn
 from stages.files import read_json, replacing, write_json
+from stages.intervals import mean_interval
 from stages.params import REMOVABLE, SPLITS, Params, load
 from stages.paths import CHECKPOINTS, METRICS, PLOTS, PRETRAINED, RAW, WORDNET
 from stages.prepare import build_cleaning, clean_split
@@ -128,11 +128,9 @@ def transformer_score(
     return {"validation": score, "seconds": round(time.perf_counter() - started, 1)}
 
 
-def mean_interval(values: list[float]) -> list[float]:
-    """Mean, and the bounds of its 95% interval by Student's t."""
-    mean = float(np.mean(values))
-    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-    return [round(value, 4) for value in (mean, mean - half, mean + half)]
+def rounded(values: list[float]) -> list[float | None]:
+    """Mean, and the bounds of its 95% interval."""
+    return [None if value is None else round(value, 4) for value in mean_interval(values)]
 
 
 def split_rows(raw: Dataset, test: Dataset, params: Params, cells: Cells) -> Iterator[list[Any]]:
@@ -173,7 +171,7 @@ def cleaning_rows(
             )["validation"]
             for seed in SEEDS
         ]
-        yield [name, linear["validation"], *mean_interval(scores)]
+        yield [name, linear["validation"], *rounded(scores)]
 
 
 def gain_rows(
@@ -190,7 +188,7 @@ def gain_rows(
         gains = [own["validation"] - base["validation"] for own, base in zip(measured[name], first, strict=True)]
         seconds = [sum(cell["seconds"] for cell in each) for each in (measured[name], first)]
         scores = [cell["validation"] for cell in measured[name]]
-        yield [name, *mean_interval(scores), *mean_interval(gains), round(seconds[0] / seconds[1], 2)]
+        yield [name, *rounded(scores), *rounded(gains), round(seconds[0] / seconds[1], 2)]
 
 
 def augmented_score(

@@ -6,18 +6,18 @@ import contextlib
 import hashlib
 import logging
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest.capacity import highest_rate
+from loadtest.capacity import enclose, highest_rate
 from stages.files import read_json, replacing, write_csv, write_json
 from stages.html import write_section
 from stages.loadrun import Point, Target, latencies, problems, read_point, run
 from stages.params import load
 from stages.paths import METRICS, MODEL_STORE, PLOTS, PREPARED, SAMPLES
-from stages.serving_figures import Curve, Result, differences, interval, metrics, rate, recommendation
+from stages.serving_figures import Curve, Result, differences, enclosed, metrics, nearest, rate, recommendation
 from stages.serving_page import section
 from stages.serving_plot import COLUMNS, draw_curves, draw_latencies, draw_quality
 from stages.stage import StageError, stage
@@ -31,11 +31,8 @@ WEIGHTS = {
 }
 # Where the search begins, as a share of what a closed loop got through.
 FIRST_RATE = 0.7
-# What is confirmed, as shares of the highest rate that the search found: one that should hold, one that should not.
-CONFIRMED = (0.9, 1.1)
-# From there the confirmation goes on, upwards or downwards by such a factor, until one rate held and one held in no
-# round; so often at most.
-UP, DOWN, FURTHER = 1.25, 0.75, 4
+# Rates that a round of the confirmation tries at most, to enclose a capacity.
+TRIES = 4
 FEWEST_REQUESTS = 50
 
 log = logging.getLogger(__name__)
@@ -82,7 +79,7 @@ class Bench:
         point = run(self.server, self.variant, self.posts, seed, requests, path, rate=offered, full_path=full_path)
         slo_ms = self.plan.slo_ms
         verdict = "held" if point.sustained(slo_ms) else "VOID" if point.void(slo_ms) else "not held"
-        log.info("%s, cascade %s: %s: %s", self.variant, "off" if full_path else "on", point, verdict)
+        log.info("%s, cascade %s: %s: %s", self.variant, mode(full_path), point, verdict)
         return point
 
     def warm_up(self) -> None:
@@ -107,61 +104,69 @@ class Bench:
         points: list[Point] = []
 
         def sustained(offered: float) -> bool:
-            name = f"{'off' if full_path else 'on'}/search-{len(points)}"
+            name = f"{mode(full_path)}/search-{len(points)}"
             points.append(self.opened(offered, name, full_path, self.plan.seed + len(points)))
             return points[-1].sustained(self.plan.slo_ms)
 
         highest_rate(sustained, start, self.plan.steps)
         return points
 
+    def round(self, turn: int, start: float, full_path: bool) -> list[Point]:
+        """The open-loop points of one round of the confirmation, which encloses the capacity from `start` on.
 
-def confirmed_rates(search: list[Point], slo_ms: float) -> list[float]:
-    """The rates to confirm; where the search sustained none, they lie around half of the lowest that it tried."""
-    held = [rate(point) for point in search if point.sustained(slo_ms)]
-    base = max(held, default=min(map(rate, search)) / 2)
-    return [share * base for share in CONFIRMED]
+        All its rates, of all variants, have the same schedule, drawn out or pressed together.
+        """
+        points: list[Point] = []
+
+        def sustained(offered: float) -> bool:
+            path, seed = round_samples(full_path, turn, len(points)), self.plan.seed + self.plan.steps + turn
+            points.append(self.opened(offered, path, full_path, seed))
+            return points[-1].sustained(self.plan.slo_ms)
+
+        enclose(sustained, start, TRIES)
+        return points
 
 
-def further_rate(curve: Curve, slo_ms: float) -> float | None:
-    """The next rate to confirm, until one held and a higher one held in no round; None where that is so."""
-    if not any(point.sustained(slo_ms) for point in curve.pooled):
-        return DOWN * min(map(rate, curve.pooled))
-    return UP * max(map(rate, curve.pooled)) if interval(curve.rounds, slo_ms)[1] is None else None
+def mode(full_path: bool) -> str:
+    """How figures call the cascade: off where every post meets the transformer."""
+    return "off" if full_path else "on"
+
+
+def round_samples(full_path: bool, turn: int, number: int) -> str:
+    """Where the samples of a round's run lie in the variant's folder, without suffix."""
+    return f"{mode(full_path)}/round-{turn}-{number}"
 
 
 def confirm(benches: list[Bench], searches: list[list[Point]], full_path: bool) -> list[Curve]:
-    """Measure the rates of `confirmed_rates` again, and further ones until the capacity lies between two of them."""
-    slo_ms = benches[0].plan.slo_ms
-    curves = [Curve(search, [], []) for search in searches]
-    for offered in zip(*(confirmed_rates(search, slo_ms) for search in searches), strict=True):
-        take_turns(benches, curves, offered, full_path)
-    for _ in range(FURTHER):
-        take_turns(benches, curves, [further_rate(curve, slo_ms) for curve in curves], full_path)
-    return curves
+    """Enclose each variant's capacity again in every round, from what the search and the rounds before it found.
 
-
-def take_turns(benches: list[Bench], curves: list[Curve], offered: Sequence[float | None], full_path: bool) -> None:
-    """Add to each variant's curve the runs of all rounds at its rate; one without a rate is left out.
-
-    The variants take turns, so that a noisy neighbour meets all. Every round has its own schedule, which all share.
+    The variants take turns, so that a noisy neighbour meets all.
     """
-    mode, plan = "off" if full_path else "on", benches[0].plan
-    asked = [each for each in zip(benches, curves, offered, strict=True) if each[2] is not None]
-    runs: list[list[Point]] = [[] for _ in asked]
-    for turn in range(plan.rounds):
-        for own, (bench, curve, rps) in zip(runs, asked, strict=True):
-            name = f"{mode}/confirm-{len(curve.pooled)}-{turn}"
-            own.append(bench.opened(rps, name, full_path, plan.seed + plan.steps + turn))
-    for own, (bench, curve, rps) in zip(runs, asked, strict=True):
-        cpu_s = sum(point.cpu_ms * point.requests for point in own) / 1000
-        files = confirmations(bench.samples, mode, len(curve.pooled))
-        curve.pooled.append(read_point(files, rps, None, cpu_s))
-        curve.rounds.extend(own)
+    slo_ms = benches[0].plan.slo_ms
+    rounds: list[list[list[Point]]] = [[] for _ in benches]
+    for turn in range(benches[0].plan.rounds):
+        for bench, search, own in zip(benches, searches, rounds, strict=True):
+            own.append(bench.round(turn, guess(search, own, slo_ms), full_path))
+    return [curve(*each, full_path) for each in zip(benches, searches, rounds, strict=True)]
 
 
-def confirmations(samples: Path, mode: str, step: int) -> list[Path]:
-    """The sample files of all rounds at one confirmed rate of one variant."""
-    return sorted((samples / mode).glob(f"confirm-{step}-*.csv"))
+def guess(search: list[Point], rounds: list[list[Point]], slo_ms: float) -> float:
+    """The first rate of the next round: the mean of what the rounds before it found, else the best of the search, else
+    half of the lowest rate that was tried."""
+    if found := [each for points in rounds if (each := enclosed(points, slo_ms)[0])]:
+        return sum(found) / len(found)
+    tried = [*search, *(point for points in rounds for point in points)]
+    return max((rate(point) for point in search if point.sustained(slo_ms)), default=min(map(rate, tried)) / 2)
+
+
+def curve(bench: Bench, search: list[Point], rounds: list[list[Point]], full_path: bool) -> Curve:
+    """All runs of one variant, with the samples near its capacity taken together."""
+    chosen = [nearest(points, bench.plan.slo_ms) for points in rounds]
+    samples = [bench.samples / f"{round_samples(full_path, turn, number)}.csv" for turn, number in enumerate(chosen)]
+    points = [own[number] for own, number in zip(rounds, chosen, strict=True)]
+    cpu_s = sum(point.cpu_ms * point.requests for point in points) / 1000
+    offered = sum(map(rate, points)) / len(points)
+    return Curve(search, rounds, read_point(samples, offered, None, cpu_s), latencies(samples))
 
 
 def measure(archives: list[Path], posts: Path, samples: Path, plan: Plan) -> dict[str, Result]:
@@ -197,7 +202,7 @@ def measure(archives: list[Path], posts: Path, samples: Path, plan: Plan) -> dic
                 server.cold_start_s,
                 server.resident_mb(),
                 loops,
-                {mode: each[index] for mode, each in curves.items()},
+                {cascade: each[index] for cascade, each in curves.items()},
             )
             for index, (archive, server, loops) in enumerate(zip(archives, servers, closed, strict=True))
         }
@@ -249,7 +254,6 @@ def main() -> None:
             check_archive(archive, quality)
         with replacing(SAMPLES) as folder:
             results = measure(archives, PREPARED / "test.parquet", folder, plan)
-            near = {variant: latencies(confirmations(folder / variant, "on", 0)) for variant in results}
         rows = {variant: metrics(result, quality[variant], plan.slo_ms) for variant, result in results.items()}
         for variant, row in rows.items():
             log.info("%s: %s requests/s within %g ms", variant, row["capacity_rps"], plan.slo_ms)
@@ -260,6 +264,7 @@ def main() -> None:
         table = [row for variant, result in results.items() for row in plot_rows(variant, result)]
         write_csv(PLOTS / "serving.csv", list(COLUMNS), table)
         draw_curves(table, plan.slo_ms, PLOTS / "serving.png")
+        near = {variant: result.curves["on"].near_ms for variant, result in results.items()}
         draw_latencies(near, plan.slo_ms, PLOTS / "latency.png")
         draw_quality(rows, PLOTS / "quality.png")
         left_out = [variant for variant in WEIGHTS if variant not in rows]

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stages.intervals import mean_interval
 from stages.loadrun import ENOUGH, Point
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Open-loop runs of one variant, the cascade on or off, each [runs] in the order in which they were made.
+    """Open-loop runs of one variant, the cascade on or off.
 
-    search: of the bisection. rounds: of the interleaved confirmation. pooled: a point for each confirmed rate, of the
-    samples of all rounds.
+    search: of the bisection. rounds: of the confirmation, each of which enclosed the capacity anew. near: all rounds
+    together, of each the run at the highest rate that it held; near_ms: the latencies of these runs.
     """
 
     search: list[Point]
-    rounds: list[Point]
-    pooled: list[Point]
+    rounds: list[list[Point]]
+    near: Point
+    near_ms: list[float]
+
+    @property
+    def runs(self) -> list[Point]:
+        """Every run, in the order in which they were made."""
+        return [*self.search, *(point for points in self.rounds for point in points)]
 
     @property
     def points(self) -> list[Point]:
-        """Latency over rate, a point a rate."""
-        return sorted([*self.search, *self.pooled], key=rate)
+        """Latency over rate, a point a run."""
+        return sorted(self.runs, key=rate)
 
 
 @dataclass(frozen=True)
@@ -44,50 +52,59 @@ def rate(point: Point) -> float:
     return point.rate
 
 
-def interval(runs: Sequence[Point], slo_ms: float) -> tuple[float, float | None]:
-    """Between which rates the capacity lies, by every single run of the confirmation: (low, high) requests a second.
+def nearest(points: Sequence[Point], slo_ms: float) -> int:
+    """Which of a round's runs was at the highest rate that held; at the lowest one where none did."""
+    held = [index for index, point in enumerate(points) if point.sustained(slo_ms)]
+    if held:
+        return max(held, key=lambda index: rate(points[index]))
+    return min(range(len(points)), key=lambda index: rate(points[index]))
 
-    low: up to here each run held the objective. high: from here on none did; None where the fastest one still held.
-    Runs in which the generator was the limit are no evidence.
+
+def enclosed(points: Sequence[Point], slo_ms: float) -> tuple[float, bool]:
+    """The capacity that one round found, requests a second, and whether it lies between a rate that held and one that
+    did not.
+
+    Between them the logarithm of p99 is taken to grow evenly with that of the rate. Where only one of them was found,
+    or what did not hold failed by other than its latency, it is the highest rate that held, or 0.
     """
-    valid = sorted((point for point in runs if not point.void(slo_ms)), key=rate)
-    held = [point.sustained(slo_ms) for point in valid]
-    low, high = 0.0, None
-    for tried in dict.fromkeys(map(rate, valid)):
-        if all(ok for point, ok in zip(valid, held, strict=True) if rate(point) <= tried):
-            low = tried
-        if high is None and not any(ok for point, ok in zip(valid, held, strict=True) if rate(point) >= tried):
-            high = tried
-    return low, high
+    best = points[nearest(points, slo_ms)]
+    if not best.sustained(slo_ms):
+        return 0.0, False
+    # A generator that was the limit itself says nothing about the server.
+    missed = [point for point in points if not point.sustained(slo_ms) and not point.void(slo_ms)]
+    if not missed:
+        return rate(best), False
+    worst = min(missed, key=rate)
+    if worst.errors:
+        return rate(best), True
+    share = math.log(slo_ms / best.p99_ms) / math.log(worst.p99_ms / best.p99_ms)
+    return rate(best) * (rate(worst) / rate(best)) ** share, True
 
 
 def capacity(curve: Curve, slo_ms: float) -> dict[str, Any]:
-    """capacity_rps with its interval, and p50_ms, p99_ms, processor time at that rate.
+    """capacity_rps, the mean of the rounds, with its 95% interval; and p50_ms, p99_ms, processor time near it.
 
-    It is the highest rate that the confirmation held, all rounds together; where it held none, the highest one below
-    them that the search did; else 0, with the times of the lowest rate.
+    confirmed: whether each round found a rate that held and one that did not.
     """
-    held = [point for point in curve.pooled if point.sustained(slo_ms)]
-    lowest = min(map(rate, curve.pooled))
-    below = [point for point in curve.search if point.sustained(slo_ms) and rate(point) < lowest]
-    best = max(held or below, key=rate, default=min(curve.points, key=rate))
-    low, high = interval(curve.rounds, slo_ms)
+    found = [enclosed(points, slo_ms) for points in curve.rounds]
+    mean, low, high = mean_interval([each for each, _ in found])
     return {
-        "capacity_rps": round(rate(best), 1) if held or below else 0.0,
-        "capacity_low_rps": round(low, 1),
+        "capacity_rps": round(mean, 1),
+        "capacity_low_rps": None if low is None else round(max(low, 0.0), 1),
         "capacity_high_rps": None if high is None else round(high, 1),
-        "confirmed": bool(held),
-        "p50_ms": round(best.p50_ms, 1),
-        "p99_ms": round(best.p99_ms, 1),
-        "cpu_ms": round(best.cpu_ms, 1),
-        "requests": best.requests,
-        "enough_requests": best.requests >= ENOUGH,
+        "rounds_rps": {str(turn): round(each, 1) for turn, (each, _) in enumerate(found, 1)},
+        "confirmed": all(both for _, both in found),
+        "p50_ms": round(curve.near.p50_ms, 1),
+        "p99_ms": round(curve.near.p99_ms, 1),
+        "cpu_ms": round(curve.near.cpu_ms, 1),
+        "requests": curve.near.requests,
+        "enough_requests": curve.near.requests >= ENOUGH,
     }
 
 
 def metrics(result: Result, quality: Mapping[str, Any], slo_ms: float) -> dict[str, Any]:
     """One variant's row of serving.json. quality: its row of export.json."""
-    opened = [point for curve in result.curves.values() for point in (*curve.search, *curve.rounds)]
+    opened = [point for curve in result.curves.values() for point in curve.runs]
     runs = [*result.closed, *opened]
     row: dict[str, Any] = {
         **capacity(result.curves["on"], slo_ms),
@@ -117,12 +134,18 @@ def metrics(result: Result, quality: Mapping[str, Any], slo_ms: float) -> dict[s
 
 
 def more(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
-    """Whether one capacity is larger than another beyond doubt: their intervals do not overlap."""
-    return right["capacity_high_rps"] is not None and left["capacity_low_rps"] >= right["capacity_high_rps"]
+    """Whether one capacity is larger than another: the 95% interval of their difference, round by round, is above 0.
+
+    The variants took turns in every round, so that what slowed the machine then is in neither's favour. One round alone
+    proves nothing.
+    """
+    ours, theirs = (list(row["rounds_rps"].values()) for row in (left, right))
+    _, low, _ = mean_interval([a - b for a, b in zip(ours, theirs, strict=True)])
+    return low is not None and low > 0
 
 
 def differences(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A sentence for each pair of variants: which one sustains more, where the intervals of the capacities say so."""
+    """A sentence for each pair of variants: which one sustains more, where the interval of the difference says so."""
     names, said = list(rows), []
     for index, first in enumerate(names):
         for second in names[index + 1 :]:
@@ -147,7 +170,7 @@ def recommendation(rows: Mapping[str, Mapping[str, Any]], slo_ms: float) -> str:
     chosen = max(equal, key=lambda variant: (round(rows[variant]["agreement"], 3), -rows[variant]["rss_mb"]))
     return (
         f"deploy {chosen}: {rows[chosen]['capacity_rps']:g} requests/s with 99% of them within {slo_ms:g} ms, macro-F1 "
-        f"{rows[chosen]['macro_f1']:.4f} (rule: of the variants within their gates the highest capacity; those whose "
-        "intervals overlap with its own count as equal, then the one closest to PyTorch's answers, then the one with "
-        "least memory)"
+        f"{rows[chosen]['macro_f1']:.4f} (rule: of the variants within their gates the highest capacity; those from "
+        "which it cannot be told apart, round by round, count as equal, then the one closest to PyTorch's answers, "
+        "then the one with least memory)"
     )

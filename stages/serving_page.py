@@ -13,8 +13,8 @@ HEADER = (
     "variant",
     "cascade",
     "requests/s",
-    "at least",
-    "below",
+    "from",
+    "to",
     "p50 ms",
     "p99 ms",
     "requests",
@@ -25,7 +25,7 @@ HEADER = (
     "cold start s",
 )
 PICTURES = {
-    "serving.png": "Latency against offered rate. Every point is one rate of the search or of the confirmation.",
+    "serving.png": "Latency against offered rate, a dot a run, with the growing line that fits the dots best.",
     "latency.png": "Share of requests that are slower than a latency, near the capacity of each variant.",
     "quality.png": "Macro-F1 against capacity. Filled: as deployed. Hollow: the transformer asked for every post.",
     "sensitivity.png": "What int8 costs each layer of the transformer, quantised alone.",
@@ -47,9 +47,9 @@ def section(
                 )
     share = max(row["generator_machine_share"] for row in rows.values())
     notes = [
-        f"Capacity: the highest rate of Poisson arrivals with 99% of the answers within {slo_ms:g} ms and no error. "
-        "Every single run lies between its two bounds or bears them out: up to the lower one all held, from the upper "
-        "one on none did. Variants took turns in three rounds of confirmation.",
+        f"Capacity: the highest rate of Poisson arrivals with 99% of the answers within {slo_ms:g} ms and no error, as "
+        "the mean of several rounds, in each of which the variants took turns, with its 95% interval. One variant "
+        "sustains more than another where the interval of their difference, round by round, is above zero.",
         f"Server and load generator share the machine; the generator took at most {share:.0%} of it.",
         "; ".join(differences(rows)) + "." if len(rows) > 1 else "",
         f"Not packaged, because they missed a gate of params.yaml: {', '.join(left_out)}." if left_out else "",

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from scipy.optimize import isotonic_regression
 
 from stages.files import replacing
 
@@ -29,17 +30,19 @@ COLUMNS = (
 
 
 def draw_curves(table: Sequence[Sequence[Any]], slo_ms: float, path: Path) -> None:
-    """Latency against offered rate: p99 solid, p50 dashed, the objective as a line. table: rows of COLUMNS."""
+    """Latency against offered rate, a dot a run: p99 filled, p50 hollow, each with the growing line that fits its dots
+    best; the objective as a line. table: rows of COLUMNS."""
     cascades = list(dict.fromkeys(row[1] for row in table))
     figure, panels = _figure(len(cascades))
     for axes, cascade in zip(panels, cascades, strict=True):
         for number, variant in enumerate(dict.fromkeys(row[0] for row in table)):
             rows = [row for row in table if row[:2] == [variant, cascade]]
             rates = [row[COLUMNS.index("rate")] for row in rows]
-            for name, style in (("p99_ms", "o-"), ("p50_ms", "o--")):
+            for name, line, fill in (("p99_ms", "-", f"C{number}"), ("p50_ms", "--", "none")):
                 times = [row[COLUMNS.index(name)] for row in rows]
-                label = f"{variant}, {name[:3]}"
-                axes.plot(rates, times, style, color=f"C{number}", label=label, markersize=4)
+                fitted = np.exp(isotonic_regression(np.log(times)).x)
+                axes.plot(rates, fitted, line, color=f"C{number}", label=f"{variant}, {name[:3]}")
+                axes.plot(rates, times, "o", color=f"C{number}", markerfacecolor=fill, markersize=4)
         axes.axhline(slo_ms, color="black", linewidth=1, label=f"objective for p99, {slo_ms:g} ms")
         axes.set(xlabel="requests a second, offered", ylabel="latency, ms", yscale="log", title=f"cascade {cascade}")
         _finish(axes)
@@ -69,8 +72,8 @@ def draw_quality(rows: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     for number, (variant, row) in enumerate(rows.items()):
         for mode, figures in (("on", row), ("off", row.get("full_path"))):
             if figures:
-                best, high = figures["capacity_rps"], figures["capacity_high_rps"]
-                reach = [[max(best - figures["capacity_low_rps"], 0)], [max((high or best) - best, 0)]]
+                best, low, high = (figures[f"capacity_{bound}rps"] for bound in ("", "low_", "high_"))
+                reach = None if low is None else [[best - low], [high - best]]
                 fill = f"C{number}" if mode == "on" else "none"
                 label = f"{variant}, cascade {mode}"
                 style = {"color": f"C{number}", "markerfacecolor": fill, "capsize": 3, "label": label}

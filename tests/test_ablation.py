@@ -6,16 +6,14 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 from datasets import Dataset
-from scipy import stats
 
 from handlers.model import Classifier
 from handlers.text import TOKENIZER_FILE
 from stages import ablation
-from stages.ablation import Cells, mean_interval, plot, sample
+from stages.ablation import Cells, plot, sample
 from stages.corpus import RAW_COLUMNS, features, save_split
 from stages.files import read_json
 from stages.params import SPLITS
@@ -44,14 +42,6 @@ def test_sample_is_of_each_class_and_seeded() -> None:
     assert Counter(chosen["label"]) == {0: 5, 1: 5}
     assert chosen["id"][:] == sample(whole, 5, seed=1)["id"][:] != sample(whole, 5, seed=2)["id"][:]
     assert Counter(sample(whole, 30, seed=1)["label"]) == {0: 20, 1: 30}
-
-
-def test_interval_is_students() -> None:
-    values = [0.70, 0.72, 0.77]
-    mean, low, high = mean_interval(values)
-    expected = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
-    assert (mean, low, high) == pytest.approx((0.73, *expected), abs=1e-4)
-    assert mean_interval([0.5, 0.5, 0.5]) == [0.5, 0.5, 0.5]
 
 
 def test_plot_shows_every_table(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from stages.benchmark import Bench, Plan, check_archive, confirm, confirmed_rates, main, plot_rows
+from stages.benchmark import Bench, Plan, check_archive, confirm, guess, main, plot_rows
 from stages.loadrun import ENOUGH, LAG_SHARE, Point, latencies, problems, read_point
-from stages.serving_figures import Curve, Result, capacity, differences, interval, metrics, recommendation
+from stages.serving_figures import Curve, Result, capacity, differences, enclosed, metrics, nearest, recommendation
 from stages.serving_page import section
 from stages.serving_plot import COLUMNS, draw_curves, draw_latencies, draw_quality, draw_sensitivity
 from stages.stage import StageError
@@ -38,8 +38,8 @@ def at(rate: float, p99_ms: float, **changes: float) -> Point:
     return dataclasses.replace(POINT, rate=rate, p99_ms=p99_ms, **changes)
 
 
-def curve(search: list[Point], pooled: list[Point]) -> Curve:
-    return Curve(search, pooled, pooled)
+def curve(search: list[Point], *rounds: list[Point]) -> Curve:
+    return Curve(search, list(rounds), rounds[0][nearest(rounds[0], SLO_MS)], [20.0, 90.0])
 
 
 def result(**curves: Curve) -> Result:
@@ -95,28 +95,31 @@ def test_rounds_are_taken_together(tmp_path: Path) -> None:
     assert read_point(files[1:2], 100.0, None, cpu_s=1.0).p99_ms == 900
 
 
-def test_the_interval_is_what_every_run_bears_out() -> None:
-    runs = [at(40, 100), at(80, 400), at(60, 200), at(60, 300), at(50, 100)]
-    # At 60 the runs contradict each other.
-    assert interval(runs, SLO_MS) == (50, 80)
-    assert interval([at(40, 100), at(60, 200)], SLO_MS) == (60, None)
-    assert interval([at(40, 300), at(60, 900)], SLO_MS) == (0, 40)
-    # One failure at a low rate leaves everything above in doubt.
-    assert interval([at(20, 900), at(40, 100), at(60, 900)], SLO_MS) == (0, 60)
+def test_a_round_lies_between_what_held_and_what_did_not() -> None:
+    # p99 doubles from 125 to 500 ms in two doublings, and so does the rate from 40 to 160: 250 ms is halfway.
+    both = [at(160, 500), at(40, 125)]
+    assert enclosed(both, SLO_MS) == (pytest.approx(80), True) and nearest(both, SLO_MS) == 1
+    assert enclosed([at(40, 100), at(60, 200)], SLO_MS) == (60, False)
+    assert (
+        enclosed([at(40, 300), at(30, 900)], SLO_MS) == (0, False) and nearest([at(40, 300), at(30, 900)], SLO_MS) == 1
+    )
+    # Errors say that the rate was missed, not by how much.
+    assert enclosed([at(40, 100), at(60, 50, errors=1)], SLO_MS) == (40, True)
     # A late generator says nothing about the server.
-    assert interval([at(40, 100), at(30, 900, core_share=0.95)], SLO_MS) == (40, None)
+    assert enclosed([at(40, 100), at(60, 900, core_share=0.95)], SLO_MS) == (40, False)
 
 
-def test_capacity_is_the_highest_rate_that_was_confirmed() -> None:
-    search = [at(40, 100), at(80, 400), at(60, 200)]
-    found = capacity(curve(search, [at(54, 150), at(66, 240)]), SLO_MS)
-    assert (found["capacity_rps"], found["p99_ms"], found["confirmed"]) == (66, 240, True)
-    assert (found["capacity_low_rps"], found["capacity_high_rps"]) == (66, None)
-    # What the search held is worth less than three rounds that did not.
-    found = capacity(curve(search, [at(54, 260), at(66, 300)]), SLO_MS)
-    assert (found["capacity_rps"], found["confirmed"]) == (40, False)
-    none = capacity(curve([at(80, 900), at(40, 400)], [at(18, 300), at(22, 350)]), SLO_MS)
-    assert (none["capacity_rps"], none["p99_ms"], none["capacity_low_rps"]) == (0, 300, 0)
+def test_capacity_is_the_mean_of_the_rounds_with_its_interval() -> None:
+    rounds = [[at(rate, SLO_MS), at(2 * rate, 2 * SLO_MS)] for rate in (50, 60, 70)]
+    found = capacity(curve([at(40, 100)], *rounds), SLO_MS)
+    assert (found["capacity_rps"], found["confirmed"], found["rounds_rps"]) == (60, True, {"1": 50, "2": 60, "3": 70})
+    # Student's t with two degrees of freedom, 4.303, times 10 / sqrt(3).
+    assert (found["capacity_low_rps"], found["capacity_high_rps"]) == (35.2, 84.8)
+    # A round in which nothing held counts as such.
+    lost = capacity(curve([at(40, 100)], *rounds, [at(50, 900), at(20, 300)]), SLO_MS)
+    assert (lost["capacity_rps"], lost["capacity_low_rps"], lost["confirmed"]) == (45, 0, False)
+    alone = capacity(curve([at(40, 100)], rounds[0]), SLO_MS)
+    assert (alone["capacity_rps"], alone["capacity_low_rps"], alone["capacity_high_rps"]) == (50, None, None)
 
 
 def test_too_few_requests_are_admitted() -> None:
@@ -126,7 +129,7 @@ def test_too_few_requests_are_admitted() -> None:
 
 
 def test_the_metrics_have_their_fixed_keys() -> None:
-    on, off = curve([at(40, 100)], [at(44, 100)]), curve([at(10, 100)], [at(11, 300)])
+    on, off = curve([at(40, 100)], [at(44, 100)]), curve([at(10, 100)], [at(10, 100)])
     row = metrics(result(on=on, off=off), QUALITY, SLO_MS)
     assert {"capacity_rps", "p50_ms", "p99_ms", "size_mb", "rss_mb", "cold_start_s"} <= row.keys()
     assert (row["capacity_rps"], row["full_path"]["capacity_rps"]) == (44, 10)
@@ -149,7 +152,7 @@ def test_every_point_is_shown(tmp_path: Path) -> None:
     assert all(len(row) == len(COLUMNS) for row in table)
     rows = {variant: metrics(each, QUALITY, SLO_MS) for variant, each in measured.items()}
     draw_curves(table, SLO_MS, tmp_path / "serving.png")
-    draw_latencies({"newsgroups": [3.0, 1.0, 2.0, 400.0]}, SLO_MS, tmp_path / "latency.png")
+    draw_latencies({"newsgroups": on.near_ms}, SLO_MS, tmp_path / "latency.png")
     draw_quality(rows, tmp_path / "quality.png")
     draw_sensitivity([["head.3", 0.98, 0.2], ["head.0", 1.0, 0.1]], tmp_path / "sensitivity.png")
     for name in ("serving", "latency", "quality", "sensitivity"):
@@ -162,40 +165,42 @@ def test_every_point_is_shown(tmp_path: Path) -> None:
 NAMES = ("newsgroups", "newsgroups-onnx", "newsgroups-onnx-int8")
 
 
-def serving(bounds: list[tuple[float, float, float | None]], agreement: tuple[float, ...]) -> dict[str, dict]:
+def serving(rounds: list[tuple[float, ...]], agreement: tuple[float, ...]) -> dict[str, dict]:
     return {
         name: {
-            "capacity_low_rps": low,
-            "capacity_rps": best,
-            "capacity_high_rps": high,
+            "capacity_rps": sum(found) / len(found),
+            "rounds_rps": {str(turn): each for turn, each in enumerate(found, 1)},
             "agreement": same,
             "rss_mb": memory,
             "macro_f1": 0.88,
         }
-        for name, (low, best, high), same, memory in zip(NAMES, bounds, agreement, (900, 800, 700), strict=True)
+        for name, found, same, memory in zip(NAMES, rounds, agreement, (900, 800, 700), strict=True)
     }
 
 
 @pytest.mark.parametrize(
-    ("bounds", "agreement", "expected"),
+    ("rounds", "agreement", "expected"),
     [
-        ([(38, 40, 44), (55, 60, 66), (80, 90, None)], (1.0, 1.0, 0.99), "deploy newsgroups-onnx-int8: 90 "),
-        # Their intervals overlap: the answers decide, then the memory.
-        ([(38, 40, 44), (70, 80, 88), (80, 90, 99)], (1.0, 1.0, 0.99), "deploy newsgroups-onnx: 80 "),
-        ([(70, 88, 99), (70, 85, 99), (60, 70, 70)], (1.0, 1.0, 1.0), "deploy newsgroups-onnx: 85 "),
-        ([(0, 0, 10), (0, 0, 10), (0, 0, 10)], (1.0, 1.0, 0.99), "deploy none"),
+        ([(38, 40, 42), (55, 60, 65), (85, 90, 95)], (1.0, 1.0, 0.99), "deploy newsgroups-onnx-int8: 90 "),
+        # They cannot be told apart: the answers decide, then the memory.
+        ([(38, 40, 42), (70, 80, 90), (80, 90, 70)], (1.0, 1.0, 0.99), "deploy newsgroups-onnx: 80 "),
+        ([(70, 88, 106), (75, 85, 95), (60, 72, 84)], (1.0, 1.0, 1.0), "deploy newsgroups-onnx: 85 "),
+        ([(0, 0, 0), (0, 0, 0), (0, 0, 0)], (1.0, 1.0, 0.99), "deploy none"),
         # What held nothing is never equal to what held something.
-        ([(0, 0, None), (0, 0, None), (0, 9, 20)], (1.0, 1.0, 0.99), "deploy newsgroups-onnx-int8: 9 "),
+        ([(0, 0, 0), (0, 0, 0), (0, 0, 27)], (1.0, 1.0, 0.99), "deploy newsgroups-onnx-int8: 9 "),
+        # One round says nothing about differences.
+        ([(40,), (60,), (90,)], (1.0, 0.99, 0.99), "deploy newsgroups: 40 "),
     ],
 )
 def test_the_recommendation_follows_its_rule(
-    bounds: list[tuple[float, float, float | None]], agreement: tuple[float, ...], expected: str
+    rounds: list[tuple[float, ...]], agreement: tuple[float, ...], expected: str
 ) -> None:
-    assert recommendation(serving(bounds, agreement), SLO_MS).startswith(expected)
+    assert recommendation(serving(rounds, agreement), SLO_MS).startswith(expected)
 
 
-def test_a_difference_is_called_only_where_the_intervals_say_so() -> None:
-    rows = serving([(38, 40, 44), (44, 60, 66), (50, 90, None)], (1, 1, 1))
+def test_a_difference_is_called_only_where_the_rounds_say_so() -> None:
+    # All share a noisy second round; what is left of the difference between the last two is noise.
+    rows = serving([(40, 20, 42), (60, 42, 63), (65, 40, 60)], (1, 1, 1))
     assert differences(rows) == [
         "newsgroups-onnx sustains more than newsgroups",
         "newsgroups-onnx-int8 sustains more than newsgroups",
@@ -225,23 +230,32 @@ def fake_benches(monkeypatch: pytest.MonkeyPatch, folder: Path, capacities: dict
 def test_the_confirmation_takes_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     benches, tried = fake_benches(monkeypatch, tmp_path, {"a": 10, "b": 20})
     curves = confirm(benches, [[at(10, 100), at(15, 900)], [at(40, 900)]], full_path=False)
-    turns = [[("a", 9), ("b", 18)], [("a", 11), ("b", 22)]]
-    assert tried == [(*each, 24 + turn) for rates in turns for turn in range(3) for each in rates]
-    assert [point.requests for point in curves[0].pooled] == [150, 150] and len(curves[0].rounds) == 6
-    assert curves[1].pooled[0].cpu_ms == pytest.approx(30)
+    # Round after round, each variant from what its search or its rounds before found, up or down until enclosed.
+    assert [variant for variant, *_ in tried] == [*"aabb"] * 3
+    assert [seed - 24 for _, _, seed in tried] == [turn for turn in range(3) for _ in range(4)]
+    assert tried[:4] == [("a", 10, 24), ("a", 12, 24), ("b", 20, 24), ("b", 24, 24)]
+    for each, held in zip(curves, (10, 20), strict=True):
+        assert (
+            capacity(each, SLO_MS)["confirmed"] and 0.9 * held <= capacity(each, SLO_MS)["capacity_rps"] <= 1.2 * held
+        )
+        assert each.near.requests == len(each.near_ms) == 150 and each.near.cpu_ms == pytest.approx(30)
     tried.clear()
     assert len(benches[0].search(4.0, full_path=False)) == 4
     assert [(rate, seed) for _, rate, seed in tried] == [(4, 20), (6, 21), (9, 22), (13.5, 23)]
-    assert confirmed_rates([at(10, 100), at(20, 100), at(30, 900)], SLO_MS) == pytest.approx([18, 22])
 
 
 def test_a_misled_search_is_set_right(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # What is found without a search: 10 for all of them.
-    benches, tried = fake_benches(monkeypatch, tmp_path, {"right": 10, "low": 15, "high": 6, "hopeless": 1})
+    limits = {"right": 10, "low": 15, "high": 6, "hopeless": 1}
+    benches, _ = fake_benches(monkeypatch, tmp_path, limits)
     curves = confirm(benches, [[at(10, 100)]] * 4, full_path=False)
-    found = [round(capacity(curve, SLO_MS)["capacity_rps"], 1) for curve in curves]
-    assert found == [9, 13.8, 5.1, 0]
-    assert [len(curve.pooled) for curve in curves] == [2, 4, 4, 6] and len(tried) == 3 * 16
+    found = [capacity(curve, SLO_MS) for curve in curves]
+    for each, limit in list(zip(found, limits.values(), strict=True))[:3]:
+        assert each["confirmed"] and 0.9 * limit < each["capacity_rps"] < 1.5 * limit
+    # Too far away for one round.
+    assert found[3]["rounds_rps"]["1"] == 0 and not found[3]["confirmed"]
+    assert guess([at(10, 100), at(30, 900)], [[at(10, 900), at(8, 900)]], SLO_MS) == 10
+    assert guess([at(30, 900)], [[at(15, 900), at(12, 900)]], SLO_MS) == 6
 
 
 def test_figures_of_another_commit_are_refused(tmp_path: Path) -> None:

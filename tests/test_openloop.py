@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.answers import failure, wrong_explanation, wrong_prediction, wrong_refusal
-from loadtest.capacity import highest_rate
+from loadtest.capacity import STEP, enclose, highest_rate
 from loadtest.openloop import percentile, schedule
 from loadtest.posts import InputError, read_key, read_posts
 from stages.corpus import features
@@ -76,6 +76,30 @@ def test_the_search_admits_that_nothing_held() -> None:
     assert highest_rate(lambda _: False, start=10, steps=4) == 0
     with pytest.raises(ValueError, match="positive"):
         highest_rate(lambda _: True, start=0, steps=4)
+
+
+@given(capacity=st.floats(5, 500), start=st.floats(5, 500))
+def test_a_capacity_is_enclosed_from_any_guess(capacity: float, start: float) -> None:
+    tried: list[float] = []
+
+    def sustained(rate: float) -> bool:
+        tried.append(rate)
+        return rate <= capacity
+
+    enclose(sustained, start, tries=9)
+    held, missed = [rate for rate in tried if rate <= capacity], [rate for rate in tried if rate > capacity]
+    assert held and missed and max(held) < min(missed)
+    # A good guess costs two tries and leaves a narrow interval.
+    if capacity / STEP < start <= capacity:
+        assert tried == [start, start * STEP]
+
+
+def test_enclosing_gives_up() -> None:
+    tried: list[float] = []
+    enclose(lambda rate: bool(tried.append(rate)), start=10, tries=4)
+    assert tried == pytest.approx([10, 10 / 1.2, 10 / 1.2**3, 10 / 1.2**7])
+    with pytest.raises(ValueError, match="positive"):
+        enclose(lambda _: True, start=0, tries=4)
 
 
 def test_a_right_answer() -> None:

@@ -1,44 +1,43 @@
-"""The highest rate that a server sustains, by the project's own load test and bisection."""
+"""The highest rate that one server sustains, as the benchmark stage measures it."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest.capacity import highest_rate
-from stages.loadrun import Point
-from stages.loadrun import run as run_locust
-from stages.torchserve import Server
+from stages.benchmark import Bench, Plan, confirm
+from stages.loadrun import Point, Target
+from stages.serving_figures import capacity
 
 
 @dataclass(frozen=True)
 class Load:
-    """What all measurements of one comparison share. requests, seconds: at most so many at each rate."""
+    """What all measurements of one comparison share. steps: of the search. requests, seconds: at most so many at each
+    rate. rounds: of the confirmation."""
 
     posts: Path
     seed: int
     slo_ms: float
     steps: int
     requests: int = 500
-    seconds: float = 15.0
+    seconds: float = 12.0
+    rounds: int = 3
 
-    def closed(self, server: Server, model: str, folder: Path, users: int, requests: int, full_path: bool) -> Point:
+    def closed(self, server: Target, model: str, folder: Path, users: int, requests: int, full_path: bool) -> Point:
         """A closed loop of `users` users."""
-        path = folder / f"users-{users}.csv"
-        return run_locust(server, model, self.posts, self.seed, requests, path, users=users, full_path=full_path)
+        return self._bench(server, model, folder).closed(users, requests, f"users-{users}", full_path)
 
-    def capacity(self, server: Server, model: str, folder: Path, start: float, full_path: bool) -> dict[str, float]:
-        """capacity_rps, and p99_ms at that rate; 0 and the p99 of the lowest rate where none was sustained."""
-        points: list[Point] = []
+    def capacity(
+        self, server: Target, model: str, folder: Path, start: float, full_path: bool
+    ) -> dict[str, float | None]:
+        """capacity_rps with its 95% interval, and p99_ms near it. start: the first rate of the search."""
+        bench = self._bench(server, model, folder)
+        (curve,) = confirm([bench], [bench.search(start, full_path)], full_path)
+        found = capacity(curve, self.slo_ms)
+        return {name: found[name] for name in ("capacity_rps", "capacity_low_rps", "capacity_high_rps", "p99_ms")}
 
-        def sustained(rate: float) -> bool:
-            count, path = max(50, min(self.requests, round(rate * self.seconds))), folder / f"{len(points)}.csv"
-            point = run_locust(server, model, self.posts, self.seed, count, path, rate=rate, full_path=full_path)
-            points.append(point)
-            print(f"{model}, cascade {'off' if full_path else 'on'}: {point}", file=sys.stderr)
-            return point.sustained(self.slo_ms)
-
-        found = highest_rate(sustained, start, self.steps)
-        at = next((p for p in points if p.rate == found), min(points, key=lambda p: p.rate or 0.0))
-        return {"capacity_rps": round(found, 1), "p99_ms": round(at.p99_ms, 1)}
+    def _bench(self, server: Target, model: str, folder: Path) -> Bench:
+        plan = Plan(
+            self.seed, self.slo_ms, self.requests, 0, self.steps, self.seconds, (), self.rounds, full_path=False
+        )
+        return Bench(server, model, self.posts, folder, plan)

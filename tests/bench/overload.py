@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import sys
 import tempfile
 import threading
@@ -26,7 +27,7 @@ from tests.bench.traffic import arguments, report
 
 # How the load test words what TorchServe answers when its queue is full.
 FULL_QUEUE = failure(503, {"type": "ServiceUnavailableException"})
-FIRST_RATE, STEPS = 20.0, 5
+FIRST_RATE, STEPS = 20.0, 4
 
 
 def run(
@@ -95,6 +96,7 @@ class Memory:
 
 
 def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = arguments(__doc__)
     parser.add_argument("--capacity", type=float, default=0.0, help="requests a second (default: search for it)")
     parser.add_argument("--times", type=float, default=4)

@@ -31,17 +31,18 @@ from handlers.onnx_engine import GRAPH_FILE, OnnxEngine
 from handlers.predictor import Predictor
 from handlers.torch_engine import TorchEngine
 from loadtest.posts import read_posts
-from stages.benchmark import FIRST_RATE, Bench, Plan
+from stages.benchmark import FIRST_RATE
 from stages.loadrun import Target
-from stages.params import load
+from stages.params import load as params_file
 from stages.paths import MODEL_STORE, ONNX, PREPARED, SELECTED
-from stages.serving_figures import rate
 from stages.torchserve import free_ports, serving
 from tests.bench.archives import shipped_config
+from tests.bench.capacity import Load
 from tests.bench.traffic import report
 
 BATCH, DELAY_S = shipped_config()["batchSize"], shipped_config()["maxBatchDelay"] / 1000
 POSTS = PREPARED / "test.parquet"
+WARMUP, USERS = 60, 16
 
 
 def predictor(variant: str, threads: int) -> Predictor:
@@ -155,13 +156,11 @@ def in_process(variant: str, full_path: bool, count: int) -> float:
     return len(texts) / (time.perf_counter() - started)
 
 
-def sustained(server: Target, variant: str, plan: Plan, samples: Path, full_path: bool) -> float:
-    """The highest rate that a started server held in the benchmark's search, requests a second."""
-    bench = Bench(server, variant, POSTS, samples, plan)
-    bench.warm_up()
-    loop = bench.closed(plan.users[-1], plan.requests // 4, "loop", full_path)
-    points = bench.search(loop.rps * FIRST_RATE, full_path)
-    return max((rate(point) for point in points if point.sustained(plan.slo_ms)), default=0.0)
+def sustained(server: Target, variant: str, load: Load, samples: Path, full_path: bool) -> dict[str, float | None]:
+    """The capacity of a started server, as the benchmark stage measures it."""
+    load.closed(server, variant, samples, 1, WARMUP, full_path)
+    loop = load.closed(server, variant, samples, USERS, load.requests // 4, full_path)
+    return load.capacity(server, variant, samples, loop.rps * FIRST_RATE, full_path)
 
 
 def main() -> None:
@@ -177,24 +176,23 @@ def main() -> None:
             host="127.0.0.1", port=options.port, generate_client_file=False
         )
         return
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    params, full_path = load(), options.cascade == "off"
-    knobs = params.benchmark
-    plan = Plan(
-        params.seed, knobs.slo_ms, knobs.requests, knobs.warmup, knobs.steps, knobs.seconds, (16,), 1, full_path
-    )
-    found = {"in process": in_process(options.variant, full_path, knobs.requests)}
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    params, full_path = params_file(), options.cascade == "off"
+    load = Load(POSTS, params.seed, params.benchmark.slo_ms, params.benchmark.steps)
+    limit = in_process(options.variant, full_path, load.requests)
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
         with serving(MODEL_STORE / f"{options.variant}.mar", options.variant) as server:
-            found["TorchServe"] = sustained(server, options.variant, plan, Path(folder, "torchserve"), full_path)
+            found["TorchServe"] = sustained(server, options.variant, load, Path(folder, "torchserve"), full_path)
         with litserving(options.variant) as other:
-            found["LitServe"] = sustained(other, options.variant, plan, Path(folder, "litserve"), full_path)
+            found["LitServe"] = sustained(other, options.variant, load, Path(folder, "litserve"), full_path)
     figures = {
         "variant": options.variant,
         "cascade": options.cascade,
-        "slo_ms": knobs.slo_ms,
-        "rps": {name: round(capacity, 1) for name, capacity in found.items()},
-        "of_in_process": {name: round(capacity / found["in process"], 2) for name, capacity in found.items()},
+        "slo_ms": load.slo_ms,
+        "in_process_rps": round(limit, 1),
+        **found,
+        "of_in_process": {name: round((each["capacity_rps"] or 0) / limit, 2) for name, each in found.items()},
     }
     report(figures, options.output)
 

@@ -11,6 +11,7 @@ one go, or one by one: each adds its figures to --output, and the ratios are tho
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -165,12 +166,13 @@ def measure(bench: Bench, parts: Sequence[str], output: Path | None) -> dict[str
 
 
 def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = arguments(__doc__)
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--precision", choices=PRECISIONS, help="of our PyTorch engine, instead of the archive's own")
     parser.add_argument("--bundle", type=Path, default=SELECTED, help="folder with the weights of the stock handler")
     parser.add_argument("--slo-ms", type=float, default=250)
-    parser.add_argument("--steps", type=int, default=5, help="of the search for the capacity")
+    parser.add_argument("--steps", type=int, default=3, help="of the search for the capacity")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"unknown part {unknown.pop()!r}: choose of {', '.join(PARTS)}")
