@@ -73,10 +73,10 @@ def fault(status: int, media: str, body: bytes) -> str | None:
     return None
 
 
-def same(left: Any, right: Any, tolerance: float = TOLERANCE) -> bool:
-    """Equal but for `tolerance` in numbers: padding to another length changes the last digits."""
+def same(left: Any, right: Any) -> bool:
+    """Equal but for TOLERANCE in numbers: padding to another length changes the last digits."""
     if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(same(left[key], right[key], tolerance) for key in left)
+        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
     if isinstance(left, float) and isinstance(right, float):
-        return abs(left - right) <= tolerance
+        return abs(left - right) <= TOLERANCE
     return left == right
