@@ -1,4 +1,4 @@
-"""What training costs as the corpus grows: time and peak memory of an epoch at an eighth, a quarter, half and all of it.
+"""What training costs as the corpus grows: time and memory of an epoch at an eighth, a quarter, half and all of it.
 
     python -m tests.bench.growth
 
