@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,12 +55,23 @@ class Server:
 
     def resident_mb(self) -> float:
         """Resident memory of the front end and its workers, in megabytes (10^6 bytes)."""
-        return sum(process.memory_info().rss for process in (self.frontend, *self.workers)) / 1e6
+        return self._sum(lambda process: process.memory_info().rss) / 1e6
 
     def cpu_seconds(self) -> float:
         """Processor time that the front end and its workers have used so far."""
-        times = [process.cpu_times() for process in (self.frontend, *self.workers)]
-        return sum(time.user + time.system for time in times)
+        return self._sum(lambda process: (times := process.cpu_times()).user + times.system)
+
+    def descriptors(self) -> int:
+        """Open file descriptors of the front end and its workers."""
+        return int(self._sum(lambda process: process.num_fds()))
+
+    def _sum(self, measure: Callable[[psutil.Process], float]) -> float:
+        """Over all processes. One that ends meanwhile is left out: the front end starts a short one every minute."""
+        total = 0.0
+        for process in (self.frontend, *self.workers):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += measure(process)
+        return total
 
 
 @contextlib.contextmanager

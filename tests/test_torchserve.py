@@ -100,6 +100,16 @@ def test_it_is_ready_and_measured(server: Server) -> None:
     assert server.workers and server.resident_mb() > 50 and server.cpu_seconds() > 0
 
 
+def test_a_process_that_ends_meanwhile_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # TorchServe starts a short one every minute, which collects the machine's metrics.
+    short = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    ended, alive = psutil.Process(short.pid), psutil.Process()
+    short.communicate(b"\n")
+    monkeypatch.setattr(torchserve, "_children", lambda _, recursive: [alive, ended] if recursive else [alive])
+    measured = Server("", "", "", tmp_path / "key", tmp_path / "log", os.getpid(), 1.0)
+    assert measured.resident_mb() > 50 and measured.cpu_seconds() > 0 and measured.descriptors() >= 6
+
+
 def test_a_key_is_needed(server: Server) -> None:
     request = urllib.request.Request(f"{server.url}/predictions/trivial", data=b'{"text": "x"}')
     with pytest.raises(urllib.error.HTTPError) as refused:

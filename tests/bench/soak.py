@@ -88,8 +88,7 @@ def _watch(server: Server, started: float, until: float, rows: list[tuple[float,
     """Every second (seconds, resident megabytes, open descriptors) of the front end and its workers."""
     with tqdm(total=round(until - started), desc="soak", unit="s") as bar:
         while (now := time.monotonic()) < until:
-            processes = [server.frontend, *server.workers]
-            rows.append((now - started, server.resident_mb(), sum(process.num_fds() for process in processes)))
+            rows.append((now - started, server.resident_mb(), server.descriptors()))
             bar.update(round(now - started) - bar.n)
             time.sleep(INTERVAL_S)
 
