@@ -31,6 +31,7 @@ from stages.corpus import RAW_COLUMNS, features, label_names, load_split
 from stages.fetch import posts_from_sklearn
 from stages.files import read_json, replacing, write_json
 from stages.intervals import mean_interval
+from stages.metrics import rounded
 from stages.params import REMOVABLE, SPLITS, Params, load
 from stages.paths import CHECKPOINTS, METRICS, PLOTS, PRETRAINED, RAW, WORDNET
 from stages.prepare import build_cleaning, clean_split
@@ -125,12 +126,7 @@ def transformer_score(
         progress = trainer.fit(Path(scratch) / "checkpoint.pt", {})
     # The score of the end, not of the best evaluation, which would favour whoever is evaluated more often.
     score = progress.history[-1]["validation_macro_f1"]
-    return {"validation": score, "seconds": round(time.perf_counter() - started, 1)}
-
-
-def rounded(values: list[float]) -> list[float | None]:
-    """Mean, and the bounds of its 95% interval."""
-    return [None if value is None else round(value, 4) for value in mean_interval(values)]
+    return {"validation": score, "seconds": time.perf_counter() - started}
 
 
 def split_rows(raw: Dataset, test: Dataset, params: Params, cells: Cells) -> Iterator[list[Any]]:
@@ -171,7 +167,7 @@ def cleaning_rows(
             )["validation"]
             for seed in SEEDS
         ]
-        yield [name, linear["validation"], *rounded(scores)]
+        yield [name, linear["validation"], *rounded(mean_interval(scores))]
 
 
 def gain_rows(
@@ -188,7 +184,7 @@ def gain_rows(
         gains = [own["validation"] - base["validation"] for own, base in zip(measured[name], first, strict=True)]
         seconds = [sum(cell["seconds"] for cell in each) for each in (measured[name], first)]
         scores = [cell["validation"] for cell in measured[name]]
-        yield [name, *rounded(scores), *rounded(gains), round(seconds[0] / seconds[1], 2)]
+        yield [name, *rounded(mean_interval(scores)), *rounded(mean_interval(gains)), round(seconds[0] / seconds[1], 2)]
 
 
 def augmented_score(

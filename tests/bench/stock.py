@@ -31,6 +31,7 @@ from handlers.newsgroups import NewsgroupsHandler
 from handlers.newsgroups_onnx import NewsgroupsOnnxHandler
 from handlers.settings import PRECISIONS
 from stages.archive import build_archive
+from stages.benchmark import FIRST_RATE
 from stages.corpus import label_names, load_split
 from stages.files import read_json, write_json
 from stages.package import HANDLERS, MODEL_CONFIG
@@ -49,7 +50,6 @@ CLIENTS = 8
 SATURATING = 32
 # Posts whose answers are scored, and of the in-process run.
 SCORED, LIMIT_POSTS = 1000, 640
-FIRST_RATE = 0.7
 
 
 @dataclass(frozen=True)
