@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -74,13 +76,9 @@ class Classifier(nn.Module):
 
     def attentions(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Attention probabilities [layers, batch, heads, tokens, tokens]."""
-        # Only the eager implementation materialises them; the faster one is put back for everybody else.
-        usual = self.encoder.config._attn_implementation
-        self.encoder.set_attn_implementation("eager")
-        try:
+        # Fused kernels never materialise them.
+        with plain_attention(self.encoder):
             output = self.encoder(input_ids=input_ids, attention_mask=attention_mask, output_attentions=True)
-        finally:
-            self.encoder.set_attn_implementation(usual)
         return torch.stack(output.attentions)
 
     def save(self, folder: Path) -> None:
@@ -94,6 +92,17 @@ class Classifier(nn.Module):
         model = cls(ModelConfig.load(folder))
         load_model(model, str(folder / WEIGHTS_FILE))
         return model.eval()
+
+
+@contextlib.contextmanager
+def plain_attention(encoder: PreTrainedModel) -> Iterator[None]:
+    """Within it, `encoder` computes attention as products and a softmax, without a fused kernel."""
+    usual = encoder.config._attn_implementation
+    encoder.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        encoder.set_attn_implementation(usual)
 
 
 def pooler_off(model_type: str) -> dict[str, bool]:

@@ -8,16 +8,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from handlers.memory import keep_freed_memory
 from handlers.model import Classifier
 from handlers.settings import PRECISIONS
 from handlers.text import pad
 
 
 class TorchEngine:
-    """Runs the classifier of a bundle on `device`."""
+    """Runs the classifier of a bundle on `device`, in a process that keeps the memory it frees."""
 
     def __init__(self, bundle: Path, device: str | torch.device = "cpu", precision: str = "float32") -> None:
         """precision: one of PRECISIONS, of the weights and all that is computed; the logits are float32 again."""
+        keep_freed_memory()
         self.model = Classifier.load(bundle).to(device, getattr(torch, PRECISIONS[precision]))
         self.device = torch.device(device)
         self.labels = self.model.config.labels

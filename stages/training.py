@@ -119,7 +119,7 @@ class Trainer:
 
         bar = self.bar(total=steps, initial=progress.step, unit="step", desc="train")
         batches: list[list[int]] = []
-        with bar, attention(accelerator), interruptible() as interrupted:
+        with bar, attention(accelerator, self.model.encoder), interruptible() as interrupted:
             while progress.step < steps and progress.stale < settings.patience:
                 epoch, position = divmod(progress.step, self.steps_per_epoch)
                 if not batches or position == 0:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import BertConfig, BertModel
 
 from stages.acceleration import attention, build_accelerator
 
 
-def products() -> tuple[torch.Tensor, torch.Tensor, set[str]]:
-    """Attention over fixed vectors, the gradient of their sum, and the names of the operations that computed them."""
-    torch.manual_seed(0)
-    query = torch.randn(2, 3, 5, 8, requires_grad=True)
+def passed(encoder: BertModel) -> tuple[torch.Tensor, torch.Tensor, set[str]]:
+    """Vectors of two posts, a gradient of their sum, and the names of the operations that computed them."""
+    ids = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0]])
+    weight = encoder.encoder.layer[0].attention.self.query.weight
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        output = torch.nn.functional.scaled_dot_product_attention(query, query, query)
-        output.sum().backward()
-    return output.detach(), query.grad, {event.key for event in profile.key_averages()}
+        output = encoder(input_ids=ids, attention_mask=(ids > 0).long()).last_hidden_state
+        (gradient,) = torch.autograd.grad((output * ids.unsqueeze(-1)).sum(), weight)
+    return output.detach(), gradient, {event.key for event in profile.key_averages()}
 
 
 @pytest.mark.parametrize(("precision", "fused"), [("float32", True), ("bf16", False)])
@@ -23,9 +24,13 @@ def test_bf16_on_a_cpu_does_without_the_fused_kernel(
     precision: str, fused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stages.hardware.torch.cuda.is_available", lambda: False)
-    output, gradient, _ = products()
-    with attention(build_accelerator(precision)):
-        same, same_gradient, operations = products()
-    assert any("flash_attention" in name for name in operations) == fused
+    torch.manual_seed(0)
+    shape = BertConfig(vocab_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16)
+    encoder = BertModel(shape, add_pooling_layer=False).eval()
+    output, gradient, before = passed(encoder)
+    with attention(build_accelerator(precision), encoder):
+        same, same_gradient, operations = passed(encoder)
+    assert any("scaled_dot_product" in name for name in operations) == fused
     torch.testing.assert_close(same, output)
     torch.testing.assert_close(same_gradient, gradient)
+    assert passed(encoder)[2] == before, "what it was is put back"

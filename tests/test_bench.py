@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 import zipfile
+from contextlib import nullcontext
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ import yaml
 
 from loadtest.answers import failure
 from stages.stage import StageError
+from stages.torchserve import Server
 from tests.bench import soak
 from tests.bench.archives import torch_archive, with_config
 from tests.bench.client import Reply
@@ -21,6 +25,7 @@ from tests.bench.kill import verdict
 from tests.bench.overload import split
 from tests.bench.stock import ratios
 from tests.bench.traffic import Exchange
+from tests.bench.workers import explaining
 from tests.conftest import POSTS
 
 # As TorchServe 0.12 answers when its queue is full, whatever the words say.
@@ -117,6 +122,38 @@ def test_a_minute_of_mixed_traffic(tiny_bundle: Path, tmp_path: Path, request: p
     # In its first minute the front end's heap still fills, so memory has more room here than in a run of half an hour.
     assert soak.grew(figures, slope=60) == []
     assert {"200", "400", "422"} <= figures["codes"].keys()
+
+
+@pytest.mark.parametrize("status", [200, 422])
+def test_posts_are_explained_until_the_block_ends(status: int, tmp_path: Path) -> None:
+    asked: list[str] = []
+    enough = threading.Event()
+
+    class Explainer(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(self.path + json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            if len(asked) > 2:
+                enough.set()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Explainer) as http:
+        threading.Thread(target=http.serve_forever).start()
+        key = tmp_path / "key_file.json"
+        key.write_text(json.dumps({"inference": {"key": "k"}}))
+        url = f"http://127.0.0.1:{http.server_port}"
+        server = Server(url, url, url, key, tmp_path / "log", 0, 0.0)
+        failing = pytest.raises(StageError, match="an explanation failed: 422")
+        try:
+            with nullcontext() if status == 200 else failing, explaining(server, "m", ["a", "b"]):
+                assert enough.wait(10)
+        finally:
+            http.shutdown()
+    assert asked[:3] == ["/explanations/ma", "/explanations/mb", "/explanations/ma"]
 
 
 def test_growth_is_drawn(tmp_path: Path) -> None:

@@ -1,0 +1,121 @@
+"""How many workers should share the cores? Capacity, a lone user, and predictions beside explanations, for each number.
+
+    python -m tests.bench.workers --archive outputs/model_store/newsgroups-onnx-int8.mar --output workers.json
+
+One server for each number, all up at once; they take turns in every round, so that what slows the machine meets all.
+Needs the outputs of `dvc repro`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from stages.benchmark import FIRST_RATE, Bench, Plan, confirm, mode
+from stages.corpus import load_split
+from stages.serving_figures import capacity
+from stages.stage import StageError
+from stages.torchserve import Server, serving
+from tests.bench.archives import with_config
+from tests.bench.client import Client
+from tests.bench.traffic import arguments, post, report
+
+ALONE, FEW, MANY = 1, 4, 16
+KEPT = ("capacity_rps", "capacity_low_rps", "capacity_high_rps", "rounds_rps")
+
+
+@contextlib.contextmanager
+def explaining(server: Server, model: str, texts: Sequence[str]) -> Iterator[None]:
+    """One client that has one post after another explained until the block ends.
+
+    Raises StageError where an explanation fails.
+    """
+    client, over, wrong = Client(server, model), threading.Event(), []
+
+    def work() -> None:
+        turn = 0
+        while not over.is_set():
+            body = dataclasses.replace(post(texts[turn % len(texts)]), endpoint="explanations")
+            reply = client.post(body)
+            if reply.status != 200:
+                wrong.append(f"{reply.status}: {reply.body[:200]!r}")
+            turn += 1
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    if wrong:
+        raise StageError(f"{model}: an explanation failed: {wrong[0]}")
+
+
+def compare(archive: Path, counts: Sequence[int], posts: Path, plan: Plan) -> dict[str, dict[str, Any]]:
+    """Figures by number of workers. posts: a prepared split."""
+    name, texts = archive.stem, load_split(posts.parent, posts.stem)["text"][:64]
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        benches: list[Bench] = []
+        servers: list[Server] = []
+        for count in counts:
+            own = folder / str(count)
+            own.mkdir()
+            servers.append(stack.enter_context(serving(with_config(archive, own, workers=count), name)))
+            benches.append(Bench(servers[-1], name, posts, own / "samples", plan))
+            benches[-1].warm_up()
+        figures: dict[str, dict[str, Any]] = {
+            str(count): {"cold_start_s": round(server.cold_start_s, 1)}
+            for count, server in zip(counts, servers, strict=True)
+        }
+        for own, bench, server in zip(figures.values(), benches, servers, strict=True):
+            alone = bench.closed(ALONE, plan.requests // 4, "alone", full_path=True)
+            own["alone_cascade_off"] = {"p50_ms": round(alone.p50_ms, 1), "p99_ms": round(alone.p99_ms, 1)}
+            with explaining(server, name, texts):
+                few = bench.closed(FEW, plan.requests, "beside")
+            own["beside_explanations"] = {
+                "rps": round(few.rps, 1),
+                "p50_ms": round(few.p50_ms, 1),
+                "p99_ms": round(few.p99_ms, 1),
+            }
+        for full_path in (False, True):
+            loops = [bench.closed(MANY, plan.requests, f"many-{mode(full_path)}", full_path) for bench in benches]
+            searches = [
+                bench.search(loop.rps * FIRST_RATE, full_path) for bench, loop in zip(benches, loops, strict=True)
+            ]
+            for own, loop, curve in zip(figures.values(), loops, confirm(benches, searches, full_path), strict=True):
+                found = capacity(curve, plan.slo_ms)
+                own[f"cascade_{mode(full_path)}"] = {"saturated_rps": round(loop.rps, 1)} | {
+                    key: found[key] for key in KEPT
+                }
+        for own, server in zip(figures.values(), servers, strict=True):
+            own["rss_mb"] = round(server.resident_mb())
+    return figures
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = arguments(__doc__)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--requests", type=int, default=500, help="at each rate")
+    parser.add_argument("--slo-ms", type=float, default=250)
+    parser.add_argument("--rounds", type=int, default=4, help="of the comparison")
+    options = parser.parse_args()
+    plan = Plan(options.seed, options.slo_ms, options.requests, 60, 2, 12, (), options.rounds, full_path=True)
+    try:
+        figures = compare(options.archive, options.workers, options.posts, plan)
+    except StageError as error:
+        sys.exit(f"workers: {error}")
+    report(figures, options.output)
+
+
+if __name__ == "__main__":
+    main()
