@@ -32,7 +32,7 @@ METRICS: dict[str, tuple[MetricTypes, str, tuple[str, ...]]] = {
     "newsgroups_doubt": (MetricTypes.HISTOGRAM, "probability", ()),
     # What one batch spent on each step.
     "newsgroups_step_seconds": (MetricTypes.HISTOGRAM, "Seconds", ("step",)),
-    # Population stability index of the last thousand posts; see handlers/drift.py.
+    # Population stability index of the last thousand posts of the worker that reports; see handlers/drift.py.
     "newsgroups_drift_psi": (MetricTypes.GAUGE, "index", ("feature",)),
 }
 

@@ -163,13 +163,13 @@ def test_every_answer_and_refusal_is_counted(client: Client) -> None:
 
 def test_drift_shows_after_a_window_of_foreign_posts(client: Client) -> None:
     foreign = json.dumps({"instances": ["zu lange Wörter " * 30] * MAX_POSTS}).encode()
-    for _ in range(WINDOW // MAX_POSTS + 1):
-        assert client.post(foreign)[0] == 200
-    end = time.monotonic() + 30
-    # The words of the reference's few posts are all known, so a foreign language shows in every feature.
+    end = time.monotonic() + 60
+    # Each worker has a window of its own to fill. The words of the reference's few posts are all known, so a foreign
+    # language shows in every feature.
     while not all(found := [value(client.scrape(), "newsgroups_drift_psi", feature=name) for name in FEATURES]):
         assert time.monotonic() < end
-        time.sleep(0.05)
+        for _ in range(WINDOW // MAX_POSTS):
+            assert client.post(foreign)[0] == 200
     assert max(found) > 0.25
 
 
