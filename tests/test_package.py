@@ -25,7 +25,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from stages.files import sha256
-from stages.package import BUNDLE, PROJECT, Facts, package, release
+from stages.package import BUNDLE, MODEL_CONFIG, PROJECT, Facts, package, release
 from stages.stage import StageError
 
 SCORES = {"test": {"accuracy": 0.9, "accuracy_95": [0.87, 0.93], "macro_f1": 0.89, "ece": 0.03}}
@@ -306,7 +306,7 @@ def test_a_worker_serves_the_unpacked_archive_and_touches_nothing_else(store: Pa
     assert answer["path"] == "full"
     assert explained["explanation"]["contributions"]
     assert described["provenance"]["params"] == FACTS.params
-    assert reply["config"]["maxWorkers"] == 1
+    assert reply["config"] == yaml.safe_load(MODEL_CONFIG.read_text())
     expected = ["onnxruntime"] if name.endswith("onnx") else ["transformers", "handlers.model", "handlers.torch_engine"]
     assert reply["imported"] == expected
 
