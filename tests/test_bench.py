@@ -25,6 +25,7 @@ from tests.bench.kill import verdict
 from tests.bench.overload import split
 from tests.bench.stock import ratios
 from tests.bench.traffic import Exchange
+from tests.bench.training import equal_score
 from tests.bench.workers import explaining
 from tests.conftest import POSTS
 
@@ -160,3 +161,14 @@ def test_growth_is_drawn(tmp_path: Path) -> None:
     rows = [{"tokens": 1000 * size, "total_s": 1.1 * size, "peak_mib": 900.0} for size in (1, 2, 4)]
     draw(rows, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_equal_score_costs_what_the_last_of_the_stock_runs_took() -> None:
+    runs = [{"macro_f1": 0.46, "total_s": 80.0}, {"macro_f1": 0.736, "total_s": 160.0}]
+    found = equal_score(runs, {"macro_f1": 0.74, "total_s": 40.0})
+    assert found == {"stock_macro_f1_by_epochs": [0.46, 0.736], "stock_s": 160.0, "times_as_fast": 4.0}
+
+
+def test_a_score_that_the_stock_side_never_reached_gives_no_ratio() -> None:
+    found = equal_score([{"macro_f1": 0.46, "total_s": 80.0}], {"macro_f1": 0.74, "total_s": 40.0})
+    assert found["times_as_fast"] is None
