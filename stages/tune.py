@@ -37,6 +37,9 @@ from stages.tuning_report import write_report
 
 # Before that many trials have ended there is no median worth the name, and nothing is pruned.
 STARTUP_TRIALS = 5
+# Widths of the dense layer, 0 for none; tokens of a post that are read.
+HEADS = (0, 192, 384, 768)
+WINDOWS = (64, 128, 192)
 
 log = logging.getLogger(__name__)
 
@@ -72,16 +75,28 @@ class PrunedTrainer(Trainer):
 
 def suggest(trial: optuna.Trial, settings: Train, augment: Augment) -> tuple[Train, Augment]:
     """The trial's point of the search space."""
-    width = trial.suggest_categorical("head", [0, 192, 384, 768])
+    width = trial.suggest_categorical("head", HEADS)
     tuned = replace(
         settings,
         lr=trial.suggest_float("lr", 5e-5, 5e-4, log=True),
         dropout=trial.suggest_float("dropout", 0.0, 0.5),
         head=(width,) if width else (),
-        max_tokens=trial.suggest_categorical("max_tokens", [64, 128, 192]),
+        max_tokens=trial.suggest_categorical("max_tokens", WINDOWS),
     )
     rates = {name: trial.suggest_float(name, 0.0, 0.3) for name in ("synonym_rate", "deletion_rate")}
     return tuned, replace(augment, share=trial.suggest_float("share", 0.0, 0.5), **rates)
+
+
+def starting_point(settings: Train, augment: Augment) -> dict[str, Any] | None:
+    """Where `params.yaml` stands in the search space: what the winner has to beat. None where it stands outside."""
+    width = sum(settings.head)
+    if len(settings.head) > 1 or width not in HEADS or settings.max_tokens not in WINDOWS:
+        return None
+    return {
+        "head": width,
+        **{name: getattr(settings, name) for name in ("lr", "dropout", "max_tokens")},
+        **{name: getattr(augment, name) for name in ("synonym_rate", "deletion_rate", "share")},
+    }
 
 
 def objective(trial: optuna.Trial, task: Task, folder: Path) -> float:
@@ -120,6 +135,8 @@ def search(task: Task, trials: int, folder: Path) -> optuna.Study:
         # Killed in the middle; its point is tried again.
         study.tell(trial.number, state=TrialState.FAIL)
         study.enqueue_trial(trial.params)
+    if start := starting_point(task.settings, task.augment):
+        study.enqueue_trial(start, skip_if_exists=True)
     # Another seed for every start: the same one would suggest the first points again.
     study.sampler = TPESampler(seed=task.seed + len(study.trials), n_startup_trials=STARTUP_TRIALS)
     study.pruner = MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=1)

@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 import pytest
 from datasets import Dataset
-from optuna.trial import TrialState
+from optuna.trial import FixedTrial, TrialState
 
 from handlers.model import Classifier
 from handlers.text import TOKENIZER_FILE
@@ -20,11 +20,13 @@ from stages.corpus import features
 from stages.files import read_json
 from stages.params import Augment
 from stages.stage import StageError
-from stages.tune import Task, ended, part_of, search
+from stages.tune import Task, ended, part_of, search, suggest
 from stages.tuning_report import write_report
 from tests.conftest import LABELS
 from tests.test_training import SETTINGS
 
+# Within the search space.
+START = replace(SETTINGS, epochs=2, lr=1e-4)
 AUGMENT = Augment(share=0.0, copies=1, synonym_rate=0.0, deletion_rate=0.0, importance="tfidf")
 
 
@@ -38,15 +40,12 @@ def task(
     (candidate / TOKENIZER_FILE).write_bytes((tiny_bundle / TOKENIZER_FILE).read_bytes())
     monkeypatch.setattr("stages.augment.WordNet", lambda _: lambda _: ())
     # The tiny encoder has 64 positions.
-    monkeypatch.setattr(optuna.Trial, "suggest_categorical", _small(optuna.Trial.suggest_categorical))
+    monkeypatch.setattr(tune, "WINDOWS", (16, 32))
+    monkeypatch.setattr(tune, "HEADS", (0, 8))
     texts, labels = corpus
     columns = {"id": [f"p{i}" for i in range(len(texts))], "text": texts, "clean": texts, "label": labels}
     posts = Dataset.from_dict(columns, features(list(LABELS)))
-    return Task(posts, posts, candidate, tmp_path, replace(SETTINGS, epochs=2), AUGMENT, 0)
-
-
-def _small(usual: Any) -> Any:
-    return lambda trial, name, _: usual(trial, name, [16, 32] if name == "max_tokens" else [0, 8])
+    return Task(posts, posts, candidate, tmp_path, START, AUGMENT, 0)
 
 
 def points(study: optuna.Study) -> list[tuple[dict[str, Any], float]]:
@@ -60,6 +59,14 @@ def test_a_study_repeats_itself_and_goes_on(task: Task, tmp_path: Path) -> None:
     assert longer[:2] == first
     assert len({str(params) for params, _ in longer}) == 3
     assert not list((tmp_path / "a").glob("*.pt"))
+
+
+def test_the_parameters_as_they_stand_are_the_first_trial(task: Task, tmp_path: Path) -> None:
+    first, second = search(task, 2, tmp_path / "study").trials
+    assert suggest(FixedTrial(first.params), START, AUGMENT) == (START, AUGMENT)
+    assert second.params != first.params
+    outside = replace(task, settings=replace(START, head=(8, 8)))
+    assert ended(search(outside, 1, tmp_path / "outside"))
 
 
 def test_a_trial_that_was_killed_is_tried_again(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
