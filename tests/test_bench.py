@@ -16,7 +16,7 @@ import yaml
 from loadtest.answers import failure
 from stages.stage import StageError
 from stages.torchserve import Server
-from tests.bench import soak
+from tests.bench import inprocess, soak
 from tests.bench.archives import torch_archive, with_config
 from tests.bench.client import Reply
 from tests.bench.coldstart import ENDS, medians, steps
@@ -59,12 +59,13 @@ def test_only_what_was_in_flight_may_fail() -> None:
 
 
 def test_refused_and_accepted_are_told_apart(tmp_path: Path) -> None:
-    rows = [f"{i},{100 + i},0,1" for i in range(10)] + [f"{i},{5 + i},0,0" for i in range(10)]
+    rows = [f"{i},{100 + i},0,1" for i in range(10)] + [f"{i},{5 + i},3,0" for i in range(10)]
     (tmp_path / "s.csv").write_text("\n".join(["scheduled_s,latency_ms,lag_ms,ok", *rows]) + "\n")
     (tmp_path / "s.json").write_text(json.dumps({"problems": {failure(503, FULL): 9, "the label is unknown": 1}}))
     figures = split(tmp_path / "s.csv")
-    assert figures["accepted"] == {"requests": 10, "rps": 1.1, "p50_ms": 104.0, "p99_ms": 109.0}
-    assert figures["refused"]["p99_ms"] == 14.0
+    times = {"p50_ms": 104.0, "p99_ms": 109.0, "server_p50_ms": 104.0, "server_p99_ms": 109.0}
+    assert figures["accepted"] == {"requests": 10, "rps": 1.1} | times
+    assert figures["refused"]["p99_ms"] == 14.0 and figures["refused"]["server_p99_ms"] == 11.0
     assert figures["failed_otherwise"] == {"the label is unknown": 1}
 
 
@@ -111,6 +112,17 @@ def test_an_archive_with_other_settings_differs_in_nothing_else(tiny_bundle: Pat
         config = yaml.safe_load(two.read("newsgroups.yaml"))
     assert changed == ["newsgroups.yaml"] and (config["minWorkers"], config["maxWorkers"]) == (2, 2)
     assert config["handler"] == {"fast_path": True, "precision": "bf16"}
+
+
+def test_predictors_in_process_get_all_posts_through(tiny_bundle: Path, tmp_path: Path) -> None:
+    archive = torch_archive(tiny_bundle, tmp_path / "newsgroups.mar")
+    texts = [text for texts in POSTS.values() for text in texts]
+    assert inprocess.rate(archive, texts, fast_path=False) > 0
+    with zipfile.ZipFile(archive) as whole, zipfile.ZipFile(tmp_path / "broken.mar", "w") as broken:
+        for name in set(whole.namelist()) - {"model.safetensors"}:
+            broken.writestr(name, whole.read(name))
+    with pytest.raises(StageError, match="in process ended with 1"):
+        inprocess.rate(tmp_path / "broken.mar", texts, fast_path=False)
 
 
 @pytest.mark.soak

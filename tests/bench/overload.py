@@ -2,8 +2,9 @@
 
     python -m tests.bench.overload --times 4 --seconds 60
 
---capacity is requests a second; without it, a search finds it first. Exit status 1 where the
-99th percentile of the refusals or of the accepted requests was over its objective, or anything but a refusal failed.
+--capacity is requests a second; without it, a search finds it first. Exit status 1 where the 99th percentile of the
+refusals or of the accepted requests, counted from when they were sent, was over its objective, or anything but a
+refusal failed.
 """
 
 from __future__ import annotations
@@ -67,10 +68,15 @@ def split(samples: Path) -> dict[str, Any]:
     span = max(float(row["scheduled_s"]) for row in rows) - min(float(row["scheduled_s"]) for row in rows)
     figures: dict[str, Any] = {"failed_otherwise": wrong}
     for name, ok in (("accepted", "1"), ("refused", "0")):
-        latencies = [float(row["latency_ms"]) for row in rows if row["ok"] == ok]
-        figures[name] = {"requests": len(latencies), "rps": round(len(latencies) / span, 1)}
-        for share in (0.5, 0.99):
-            figures[name][f"p{share * 100:.0f}_ms"] = round(percentile(latencies, share), 1) if latencies else None
+        kept = [row for row in rows if row["ok"] == ok]
+        latencies = [float(row["latency_ms"]) for row in kept]
+        # On shared cores a part of that is the generator being late. The server's own share counts from when a request
+        # was sent, which hides no wait: requests are sent independently of each other's answers.
+        server = [float(row["latency_ms"]) - float(row["lag_ms"]) for row in kept]
+        figures[name] = {"requests": len(kept), "rps": round(len(kept) / span, 1)}
+        for what, times in (("", latencies), ("server_", server)):
+            for share in (0.5, 0.99):
+                figures[name][f"{what}p{share * 100:.0f}_ms"] = round(percentile(times, share), 1) if times else None
     return figures
 
 
@@ -109,8 +115,9 @@ def main() -> None:
     except StageError as error:
         sys.exit(f"overload: {error}")
     report(figures, o.output)
-    slow = [(figures["accepted"]["p99_ms"], o.slo_ms), (figures["refused"]["p99_ms"], o.refusal_ms)]
-    sys.exit(bool(figures["failed_otherwise"]) or any(p99 is None or p99 > most for p99, most in slow))
+    most = {"accepted": o.slo_ms, "refused": o.refusal_ms}
+    found = {what: figures[what]["server_p99_ms"] for what in most}
+    sys.exit(bool(figures["failed_otherwise"]) or any(p99 is None or p99 > most[what] for what, p99 in found.items()))
 
 
 if __name__ == "__main__":

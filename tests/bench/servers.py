@@ -2,8 +2,9 @@
 
     python -m tests.bench.servers
 
-LitServe around the predictor that ships, and the limit of every server: the predictor in this process. Needs the
-outputs of `dvc repro` (archives, export, prepared posts). Prints capacities and their ratios.
+LitServe around the predictor that ships, with as many workers and batches of the same size, and the limit of every
+server: the predictors without one. Needs the outputs of `dvc repro` (archives, export, prepared posts). Prints
+capacities and their ratios.
 """
 
 from __future__ import annotations
@@ -36,17 +37,20 @@ from stages.loadrun import Target
 from stages.params import load as params_file
 from stages.paths import MODEL_STORE, ONNX, PREPARED, SELECTED
 from stages.torchserve import free_ports, serving
+from tests.bench import inprocess
 from tests.bench.archives import shipped_config
 from tests.bench.capacity import Load
 from tests.bench.traffic import report
 
-BATCH, DELAY_S = shipped_config()["batchSize"], shipped_config()["maxBatchDelay"] / 1000
+# LitServe runs as TorchServe does.
+CONFIG = shipped_config()
+WORKERS, BATCH, DELAY_S = CONFIG["maxWorkers"], CONFIG["batchSize"], CONFIG["maxBatchDelay"] / 1000
 POSTS = PREPARED / "test.parquet"
 WARMUP, USERS = 60, 16
 
 
 def predictor(variant: str, threads: int) -> Predictor:
-    """The predictor of a variant, as its archive runs it with one worker."""
+    """The predictor of a variant, as a worker of its archive runs it."""
     if variant == "newsgroups":
         import torch
 
@@ -64,7 +68,7 @@ class Api(litserve.LitAPI):
 
     # LitServe fixes both signatures, and tells requests apart by their annotation.
     def setup(self, device: str) -> None:  # noqa: ARG002
-        self.predictor = predictor(self.variant, os.cpu_count() or 1)
+        self.predictor = predictor(self.variant, max(1, len(os.sched_getaffinity(0)) // WORKERS))
 
     # LitServe takes an annotation for the name of a query parameter; without one the body is parsed as JSON.
     def decode_request(self, request) -> tuple[str, bool]:  # noqa: ANN001
@@ -145,17 +149,6 @@ def answers(url: str, variant: str) -> bool:
         return False
 
 
-def in_process(variant: str, full_path: bool, count: int) -> float:
-    """Posts a second of the predictor alone, in batches of BATCH, warm-up left out: what no server exceeds."""
-    model = predictor(variant, os.cpu_count() or 1)
-    texts = read_posts(POSTS)[0][: (count + 2 * BATCH) * 4 : 4]
-    model.predict(texts[: 2 * BATCH], not full_path)
-    texts, started = texts[2 * BATCH :], time.perf_counter()
-    for start in range(0, len(texts), BATCH):
-        model.predict(texts[start : start + BATCH], not full_path)
-    return len(texts) / (time.perf_counter() - started)
-
-
 def sustained(server: Target, variant: str, load: Load, samples: Path, full_path: bool) -> dict[str, float | None]:
     """The capacity of a started server, as the benchmark stage measures it."""
     load.closed(server, variant, samples, 1, WARMUP, full_path)
@@ -172,17 +165,18 @@ def main() -> None:
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        litserve.LitServer(Api(options.serve), accelerator="cpu").run(
+        litserve.LitServer(Api(options.serve), accelerator="cpu", workers_per_device=WORKERS).run(
             host="127.0.0.1", port=options.port, generate_client_file=False
         )
         return
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     params, full_path = params_file(), options.cascade == "off"
     load = Load(POSTS, params.seed, params.benchmark.slo_ms, params.benchmark.steps)
-    limit = in_process(options.variant, full_path, load.requests)
+    archive = MODEL_STORE / f"{options.variant}.mar"
+    limit = inprocess.rate(archive, read_posts(POSTS)[0][: load.requests * 4 : 4], fast_path=not full_path)
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        with serving(MODEL_STORE / f"{options.variant}.mar", options.variant) as server:
+        with serving(archive, options.variant) as server:
             found["TorchServe"] = sustained(server, options.variant, load, Path(folder, "torchserve"), full_path)
         with litserving(options.variant) as other:
             found["LitServe"] = sustained(other, options.variant, load, Path(folder, "litserve"), full_path)

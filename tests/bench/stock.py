@@ -5,8 +5,9 @@
     python -m tests.bench.stock --precision bf16
 
 First what the server itself costs (`noop`: a handler that does nothing), which bounds all; then `ours` with the
-cascade off and on, `stock`, and `limit`: the same engine in process, in batches as large as the server's. Parts run in
-one go, or one by one: each adds its figures to --output, and the ratios are those of whatever is there.
+cascade off and on, `stock`, and `limit`: the same predictors in process, as many and in batches as large as the
+server's. Parts run in one go, or one by one: each adds its figures to --output, and the ratios are those of whatever is
+there.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ import logging
 import os
 import sys
 import tempfile
-import time
-import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,8 +26,6 @@ import numpy as np
 from sklearn.metrics import accuracy_score, f1_score
 from tqdm import tqdm
 
-from handlers.newsgroups import NewsgroupsHandler
-from handlers.newsgroups_onnx import NewsgroupsOnnxHandler
 from handlers.settings import PRECISIONS
 from stages.archive import build_archive
 from stages.benchmark import FIRST_RATE
@@ -38,11 +35,12 @@ from stages.package import HANDLERS, MODEL_CONFIG
 from stages.paths import SELECTED
 from stages.stage import StageError
 from stages.torchserve import Server, serving
-from tests.bench.archives import shipped_config, with_config
+from tests.bench import inprocess
+from tests.bench.archives import with_config
 from tests.bench.capacity import Load
 from tests.bench.client import Client
 from tests.bench.traffic import arguments, post, report
-from tests.bench.worker import Worker, parse
+from tests.bench.worker import parse
 
 BENCH = Path(__file__).resolve().parent
 PARTS = ("noop", "ours", "stock", "limit")
@@ -90,19 +88,10 @@ class Bench:
         with serving(archive, archive.stem) as server:
             return self._measure(server, archive.stem, folder / "stock", full_path=False)
 
-    def limit(self, folder: Path) -> dict[str, Any]:
-        """Posts a second of the archive's predictor in process, in batches as large as the server's, cascade off."""
-        batch = shipped_config()["batchSize"]
-        with zipfile.ZipFile(self.archive) as archive:
-            archive.extractall(folder)
-        handler = NewsgroupsOnnxHandler() if "onnx" in self.archive.stem else NewsgroupsHandler()
-        predictor = Worker(folder, handler, config=folder / MODEL_CONFIG.name).handler.predictor
+    def limit(self, _: Path) -> dict[str, Any]:
+        """Posts a second of the archive's predictors in process, cascade off."""
         texts, _, _ = self._sample(LIMIT_POSTS)
-        predictor.predict(texts[: 4 * batch], fast_path=False)
-        started = time.perf_counter()
-        for first in range(0, len(texts), batch):
-            predictor.predict(texts[first : first + batch], fast_path=False)
-        return {"rps": round(len(texts) / (time.perf_counter() - started), 1), "batch": batch}
+        return {"rps": round(inprocess.rate(self.archive, texts, fast_path=False), 1)}
 
     def _measure(self, server: Server, name: str, folder: Path, full_path: bool) -> dict[str, Any]:
         """Quality of the served answers, saturated throughput, and capacity within the objective."""

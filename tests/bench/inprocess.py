@@ -1,0 +1,73 @@
+"""The predictors of an archive without a server: what no server around them exceeds."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import time
+import zipfile
+from collections.abc import Sequence
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import yaml
+
+from handlers.newsgroups import NewsgroupsHandler
+from handlers.newsgroups_onnx import NewsgroupsOnnxHandler
+from stages.package import MODEL_CONFIG
+from stages.stage import StageError
+from tests.bench.worker import Worker
+
+# Seconds that the others wait for the last one to load.
+LOADING_S = 120
+WARM_UP_BATCHES = 4
+
+
+def rate(archive: Path, texts: Sequence[str], *, fast_path: bool) -> float:
+    """Posts a second that get through when nothing waits for a client.
+
+    As many processes as TorchServe would start workers for this archive, each with their share of the cores and batches
+    of their size, each with its share of `texts`. Loading and warm-up are left out. Raises StageError where one failed.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(archive) as content:
+        content.extractall(folder)
+        config = yaml.safe_load(content.read(MODEL_CONFIG.name))
+        workers, batch = config["maxWorkers"], config["batchSize"]
+        loaded, spans = spawn.Barrier(workers), spawn.SimpleQueue()
+        handler = NewsgroupsOnnxHandler if "onnx" in archive.stem else NewsgroupsHandler
+        processes = [
+            spawn.Process(
+                target=_work, args=(Path(folder), handler, workers, batch, texts[i::workers], fast_path, loaded, spans)
+            )
+            for i in range(workers)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+    if failed := [process.exitcode for process in processes if process.exitcode]:
+        raise StageError(f"{archive}: a predictor in process ended with {failed[0]}; its error is above")
+    starts, ends = zip(*(spans.get() for _ in processes), strict=True)
+    return len(texts) / (max(ends) - min(starts))
+
+
+def _work(
+    folder: Path,
+    handler: type[NewsgroupsHandler],
+    workers: int,
+    batch: int,
+    texts: Sequence[str],
+    fast_path: bool,
+    loaded: Barrier,
+    spans: SimpleQueue[tuple[float, float]],
+) -> None:
+    """Predict `texts` once all have loaded, and say from when to when (of time.monotonic(), which processes share)."""
+    predictor = Worker(folder, handler(), workers, config=folder / MODEL_CONFIG.name).handler.predictor
+    predictor.predict(texts[: WARM_UP_BATCHES * batch], fast_path=fast_path)
+    loaded.wait(LOADING_S)
+    started = time.monotonic()
+    for first in range(0, len(texts), batch):
+        predictor.predict(texts[first : first + batch], fast_path=fast_path)
+    spans.put((started, time.monotonic()))
