@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -23,6 +24,7 @@ from tests.bench.coldstart import ENDS, medians, steps
 from tests.bench.growth import draw
 from tests.bench.kill import verdict
 from tests.bench.overload import split
+from tests.bench.seeds import summary
 from tests.bench.stock import ratios
 from tests.bench.traffic import Exchange
 from tests.bench.training import equal_score
@@ -123,6 +125,22 @@ def test_predictors_in_process_get_all_posts_through(tiny_bundle: Path, tmp_path
             broken.writestr(name, whole.read(name))
     with pytest.raises(StageError, match="in process ended with 1"):
         inprocess.rate(tmp_path / "broken.mar", texts, fast_path=False)
+
+
+def test_seeds_have_a_mean_and_a_spread() -> None:
+    def run(f1: float, posts: int = 100) -> dict[str, Any]:
+        score = {"accuracy": f1, "macro_f1": f1, "ece": 0.02}
+        parts = dict.fromkeys(("wide", "deep", "fused", "shipped"), score)
+        return {"test": {"posts": posts, "fast_share": 0.7, "baseline": {"accuracy": 0.5, "macro_f1": 0.5}, **parts}}
+
+    found = summary([run(0.8), run(0.9), run(1.0)])
+    f1 = found["shipped"]["macro_f1"]
+    # Student's t of two degrees of freedom: 4.303 standard errors.
+    assert (f1["mean"], f1["sd"], f1["values"]) == (0.9, 0.1, [0.8, 0.9, 1.0])
+    assert f1["high"] - f1["mean"] == pytest.approx(4.303 * 0.1 / 3**0.5, abs=2e-4)
+    assert found["over_baseline"]["macro_f1"]["mean"] == 0.4 and found["fast_share"]["sd"] == 0
+    with pytest.raises(StageError, match="one corpus"):
+        summary([run(0.8), run(0.8, posts=99)])
 
 
 @pytest.mark.soak
