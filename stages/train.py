@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from handlers.config import ModelConfig
 from handlers.model import Classifier, pooler_off
@@ -33,15 +34,16 @@ log = logging.getLogger(__name__)
 
 
 def build(pretrained: Path, labels: list[str], settings: Train, seed: int) -> Classifier:
-    """A classifier with pre-trained encoder and fresh head, the same for the same seed."""
+    """A classifier with pre-trained encoder and fresh head, the same for the same seed.
+
+    Raises StageError where there is no checkpoint, or it lacks weights of the encoder.
+    """
     if not (pretrained / "model.safetensors").is_file():
         raise StageError(f"{pretrained} has no checkpoint: run the fetch stage with this candidate")
     encoder_config = AutoConfig.from_pretrained(pretrained)
     encoder_config.hidden_dropout_prob = settings.encoder_dropout
     encoder_config.attention_probs_dropout_prob = settings.encoder_dropout
-    encoder = AutoModel.from_pretrained(
-        pretrained, config=encoder_config, dtype=torch.float32, **pooler_off(encoder_config.model_type)
-    )
+    encoder = load_encoder(pretrained, encoder_config)
     config = ModelConfig(
         encoder=encoder_config.to_dict(),
         labels=tuple(labels),
@@ -55,6 +57,28 @@ def build(pretrained: Path, labels: list[str], settings: Train, seed: int) -> Cl
     )
     torch.manual_seed(seed)
     return Classifier(config, encoder)
+
+
+def load_encoder(pretrained: Path, config: PreTrainedConfig) -> PreTrainedModel:
+    """The encoder of a checkpoint; a pooler or a head that came with it is left out.
+
+    Raises StageError where weights of the encoder are missing, which transformers would only draw at random.
+    """
+    verbosity = transformers_logging.get_verbosity()
+    # Its report warns of what is left out on purpose; what must not be missing is an error here.
+    transformers_logging.set_verbosity_error()
+    try:
+        encoder, loaded = AutoModel.from_pretrained(
+            pretrained, config=config, dtype=torch.float32, output_loading_info=True, **pooler_off(config.model_type)
+        )
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    if missing := sorted(loaded["missing_keys"]):
+        raise StageError(
+            f"{pretrained} lacks {len(missing)} tensors of its encoder, {missing[0]} first: remove the folder and run "
+            "dvc repro fetch"
+        )
+    return encoder
 
 
 def encode(dataset: Dataset, encoder: Encoder) -> Split:

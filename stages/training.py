@@ -136,8 +136,9 @@ class Trainer:
                     bar.set_description("train")
                 if evaluation or stop or progress.step % CHECKPOINT_STEPS == 0:
                     save()
+                best_f1 = f"{progress.best_f1:.3f}" if progress.history else "-"
                 rate = self.tokens / self.seconds
-                bar.set_postfix(loss=f"{loss:.3f}", f1=f"{progress.best_f1:.3f}", tokens_s=f"{rate:.0f}", refresh=False)
+                bar.set_postfix(loss=f"{loss:.3f}", f1=best_f1, tokens_s=f"{rate:.0f}", refresh=False)
                 bar.update()
                 if stop:
                     raise StageError(f"interrupted at step {progress.step} of {steps}; run again to go on from there")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import save_file
 
 from handlers.model import Classifier
 from handlers.text import Encoder
@@ -47,4 +48,15 @@ def test_a_run_is_known_by_settings_data_and_model(tiny_bundle: Path) -> None:
 
 def test_no_checkpoint_names_the_stage_that_brings_it(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="run the fetch stage"):
+        build(tmp_path, list(LABELS), SETTINGS, 0)
+
+
+def test_an_encoder_that_lacks_weights_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    encoder = Classifier.load(tiny_bundle).encoder
+    encoder.save_pretrained(tmp_path)
+    whole = build(tmp_path, list(LABELS), SETTINGS, 0)
+    assert all(torch.equal(a, b) for a, b in zip(whole.encoder.parameters(), encoder.parameters(), strict=True))
+    weights = {name: tensor.clone() for name, tensor in encoder.state_dict().items() if "layer.0.output" not in name}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(StageError, match=r"lacks \d+ tensors of its encoder, .*layer\.0\.output"):
         build(tmp_path, list(LABELS), SETTINGS, 0)
