@@ -25,7 +25,7 @@ from tqdm import tqdm
 from handlers.model import Classifier
 from handlers.text import pack_by_length
 from stages import checkpoint
-from stages.acceleration import attention
+from stages.acceleration import attention, give_back_freed_memory
 from stages.batches import Split, epoch_batches, passes, to_tensors
 from stages.interruption import interruptible
 from stages.optimizer import build_optimizer, build_schedule, class_weights
@@ -136,6 +136,7 @@ class Trainer:
                     bar.set_description("train")
                 if evaluation or stop or progress.step % CHECKPOINT_STEPS == 0:
                     save()
+                    give_back_freed_memory()
                 best_f1 = f"{progress.best_f1:.3f}" if progress.history else "-"
                 rate = self.tokens / self.seconds
                 bar.set_postfix(loss=f"{loss:.3f}", f1=best_f1, tokens_s=f"{rate:.0f}", refresh=False)
