@@ -28,7 +28,8 @@ def split_validation(dataset: Dataset, how: str, share: float, seed: int) -> tup
         elif how == "late":
             chosen = _last(labels, share)
         else:
-            texts = list(dataset["clean"])
+            # As they came, so that the same posts validate whatever cleaning drops.
+            texts = list(dataset["text"])
             pairs = near_duplicates(texts) + (threads(texts) if how == "thread" else [])
             chosen = _fold(labels, groups(len(texts), pairs), share, seed)
     except ValueError as error:

@@ -66,6 +66,15 @@ def test_no_thread_is_divided() -> None:
     assert not divided["thread"]
 
 
+@pytest.mark.parametrize("how", SPLITS)
+def test_cleaning_does_not_move_posts(how: str) -> None:
+    stripped = WHOLE.map(lambda row: {"clean": " ".join(word for word in row["clean"].split() if len(word) > 4)})
+    assert (
+        split_validation(stripped, how, 0.2, seed=1)[1]["id"][:]
+        == split_validation(WHOLE, how, 0.2, seed=1)[1]["id"][:]
+    )
+
+
 def test_no_duplicate_is_divided() -> None:
     body = " ".join(f"word{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(60))
     twins = posts([(f"{'x ' * (i % 2)}{body.replace('word', f'w{i // 2}')}", i % 2) for i in range(40)])
