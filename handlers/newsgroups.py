@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import traceback
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from handlers.cores import threads_each
 from handlers.errors import RequestError
 from handlers.explaining import BudgetError, explain
 from handlers.predictor import Answer, Engine, Predictor
@@ -41,8 +41,7 @@ class NewsgroupsHandler:
         self.model = {"name": manifest["modelName"], "version": manifest["modelVersion"]}
         config = context.model_yaml_config or {}
         self.settings = Settings.read(config)
-        # The one place that decides it: workers x threads = cores.
-        threads = max(1, _cores() // config.get("maxWorkers", 1))
+        threads = threads_each(config.get("maxWorkers", 1))
         engine = self.load_engine(self.folder, threads, _device(context.system_properties.get("gpu_id")))
         self.predictor = Predictor(self.folder, engine)
         self.predictor.predict([WARM_UP], fast_path=False)
@@ -176,11 +175,6 @@ class NewsgroupsHandler:
         context.set_response_status(code=code, phrase=HTTPStatus(code).phrase, idx=idx)
         context.set_response_content_type(idx, "application/json")
         return json.dumps(body)
-
-
-def _cores() -> int:
-    """Cores this process may use, which in a container can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _device(gpu: int | None) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from datasets import Dataset, Features, Value, concatenate_datasets
 from datasets import Sequence as ListOf
 
+from handlers.cores import usable_cores
 from stages.augmentation import edit, generator, protected_words
 from stages.corpus import label_names, load_split, save_split
 from stages.files import write_json
@@ -121,7 +122,7 @@ def augmented_copies(
 
 
 def _processes(copies: int) -> int | None:
-    wanted = min(len(os.sched_getaffinity(0)), copies // COPIES_PER_PROCESS)
+    wanted = min(usable_cores(), copies // COPIES_PER_PROCESS)
     return wanted if wanted > 1 else None
 
 

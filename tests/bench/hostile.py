@@ -10,7 +10,6 @@ clients at once, so that its batches mix. Exit status 1 where something happened
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tqdm import tqdm
 
+from handlers.cores import usable_cores
 from handlers.newsgroups import NewsgroupsHandler
 from stages.torchserve import serving
 from tests.bench.bodies import Body, bodies, corpus, large
@@ -76,7 +76,7 @@ class Checker:
 
 def tiny_worker(folder: Path) -> Worker:
     """A worker with the tiny model, which it makes in `folder`; one thread, because its tensors gain from no more."""
-    return Worker(build_bundle(folder), NewsgroupsHandler(), workers=os.cpu_count() or 1)
+    return Worker(build_bundle(folder), NewsgroupsHandler(), workers=usable_cores())
 
 
 def in_process(checker: Checker, count: int, seed: int, progress: Callable[[int], object]) -> None:

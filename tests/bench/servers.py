@@ -28,6 +28,7 @@ from typing import Any
 import litserve
 import psutil
 
+from handlers.cores import threads_each
 from handlers.onnx_engine import GRAPH_FILE, OnnxEngine
 from handlers.predictor import Predictor
 from handlers.torch_engine import TorchEngine
@@ -68,7 +69,7 @@ class Api(litserve.LitAPI):
 
     # LitServe fixes both signatures, and tells requests apart by their annotation.
     def setup(self, device: str) -> None:  # noqa: ARG002
-        self.predictor = predictor(self.variant, max(1, len(os.sched_getaffinity(0)) // WORKERS))
+        self.predictor = predictor(self.variant, threads_each(WORKERS))
 
     # LitServe takes an annotation for the name of a query parameter; without one the body is parsed as JSON.
     def decode_request(self, request) -> tuple[str, bool]:  # noqa: ANN001

@@ -9,13 +9,13 @@ classifier, so that the model's work is equal, and the answer carries what our l
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from handlers.cores import threads_each
 from handlers.model import Classifier
 
 MAX_LENGTH = 150
@@ -28,7 +28,7 @@ class StockHandler:
         """Load model and tokenizer of the archive."""
         folder = Path(context.system_properties["model_dir"])
         # By default as many as there are cores, unless the environment says otherwise: written down, as ours is.
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.model_yaml_config["maxWorkers"]))
+        torch.set_num_threads(threads_each(context.model_yaml_config["maxWorkers"]))
         self.model = Classifier.load(folder)
         self.tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
         self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(self.model.config.pad_id)
