@@ -33,7 +33,7 @@ PLACES = {
     "TOKEN_BUDGET": ("handlers/predictor.py", r"^(TOKEN_BUDGET = )(\d+)"),
 }
 TRIED = {
-    "batchSize": (4, 8, 16, 32),
+    "batchSize": (2, 4, 8, 16),
     "maxBatchDelay": (1, 5, 20),
     "maxWorkers": (1, 2),
     "TOKEN_BUDGET": (1024, 4096, 16384),
