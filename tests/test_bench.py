@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import zipfile
 from contextlib import nullcontext
@@ -23,7 +26,7 @@ from tests.bench.client import Reply
 from tests.bench.coldstart import ENDS, medians, steps
 from tests.bench.growth import draw
 from tests.bench.kill import verdict
-from tests.bench.overload import split
+from tests.bench.overload import halves, on, split
 from tests.bench.seeds import summary
 from tests.bench.stock import ratios
 from tests.bench.traffic import Exchange
@@ -69,6 +72,21 @@ def test_refused_and_accepted_are_told_apart(tmp_path: Path) -> None:
     assert figures["accepted"] == {"requests": 10, "rps": 1.1} | times
     assert figures["refused"]["p99_ms"] == 14.0 and figures["refused"]["server_p99_ms"] == 11.0
     assert figures["failed_otherwise"] == {"the label is unknown": 1}
+
+
+def test_the_server_gets_one_half_of_the_cores() -> None:
+    assert halves({4, 1, 7}) == ({1}, {4, 7})
+    with pytest.raises(StageError, match="leave --apart out"):
+        halves({3})
+
+
+def test_processes_start_on_the_given_cores_alone() -> None:
+    before = os.sched_getaffinity(0)
+    with pytest.raises(KeyError), on({max(before)}):
+        command = [sys.executable, "-c", "import os; print(os.sched_getaffinity(0))"]
+        assert subprocess.check_output(command, text=True).strip() == str({max(before)})
+        raise KeyError
+    assert os.sched_getaffinity(0) == before
 
 
 def test_ratios_of_what_was_measured() -> None:

@@ -1,19 +1,23 @@
 """Overload: at several times the capacity, refusals are fast, accepted requests are in time, memory stays bounded.
 
-    python -m tests.bench.overload --times 4 --seconds 60
+    python -m tests.bench.overload --times 4 --seconds 60 --apart
 
---capacity is requests a second; without it, a search finds it first. Exit status 1 where the 99th percentile of the
-refusals or of the accepted requests, counted from when they were sent, was over its objective, or anything but a
-refusal failed.
+--capacity is requests a second; without it, a search finds it first. A generator of so many requests takes most of a
+core: with --apart none that the server has, which is then measured with half of the machine. Exit status 1 where the
+99th percentile of the refusals or of the accepted requests, counted from when they were sent, was over its objective,
+or anything but a refusal failed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import logging
+import os
 import sys
 import tempfile
 import threading
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +36,19 @@ FIRST_RATE, STEPS = 20.0, 4
 
 
 def run(
-    archive: Path, posts: Path, seed: int, slo_ms: float, rate: float, times: float, seconds: float
+    archive: Path, posts: Path, seed: int, slo_ms: float, rate: float, times: float, seconds: float, *, apart: bool
 ) -> dict[str, Any]:
-    """Measure one archive. rate: its capacity, 0 to search for it. Returns the figures."""
-    with tempfile.TemporaryDirectory() as folder, serving(archive, archive.stem) as server:
-        samples = Path(folder)
+    """Measure one archive. rate: its capacity, 0 to search for it. apart: server and generator on unlike cores.
+
+    Returns the figures. Raises StageError where there is one core only to put them apart, or no rate holds.
+    """
+    with contextlib.ExitStack() as stack:
+        samples = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        cores = os.sched_getaffinity(0)
+        own, others = halves(cores) if apart else (cores, cores)
+        with on(own):
+            server = stack.enter_context(serving(archive, archive.stem))
+        stack.enter_context(on(others))
         common = {"server": server, "model": archive.stem, "posts": posts, "seed": seed}
         run_locust(**common, requests=60, samples=samples / "warm-up.csv", users=4)
         if not rate:
@@ -51,6 +63,7 @@ def run(
             path = samples / "overload.csv"
             point = run_locust(**common, requests=round(offered * seconds), samples=path, rate=offered)
         return {
+            "server_cores": len(own),
             "capacity_rps": rate,
             "offered_rps": round(offered, 1),
             "at_capacity": {"p99_ms": round(at_capacity.p99_ms, 1), "errors": at_capacity.errors},
@@ -58,6 +71,25 @@ def run(
             "resident_mb": {"before": round(memory.seen[0]), "most": round(max(memory.seen))},
             "generator": {"lag_p99_ms": round(point.lag_p99_ms, 1), "core_share": round(point.core_share, 2)},
         }
+
+
+def halves(cores: Collection[int]) -> tuple[set[int], set[int]]:
+    """The cores of the server, and the others. Raises StageError where there is one only."""
+    if len(cores) < 2:
+        raise StageError("one core cannot be divided: leave --apart out")
+    ordered = sorted(cores)
+    return set(ordered[: len(cores) // 2]), set(ordered[len(cores) // 2 :])
+
+
+@contextlib.contextmanager
+def on(cores: Collection[int]) -> Iterator[None]:
+    """Processes that the block starts run on these cores only."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def split(samples: Path) -> dict[str, Any]:
@@ -107,11 +139,12 @@ def main() -> None:
     parser.add_argument("--capacity", type=float, default=0.0, help="requests a second (default: search for it)")
     parser.add_argument("--times", type=float, default=4)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--apart", action="store_true", help="server and generator on half of the cores each")
     parser.add_argument("--slo-ms", type=float, default=250, help="p99 of accepted requests")
     parser.add_argument("--refusal-ms", type=float, default=50, help="p99 of refusals")
     o = parser.parse_args()
     try:
-        figures = run(o.archive, o.posts, o.seed, o.slo_ms, o.capacity, o.times, o.seconds)
+        figures = run(o.archive, o.posts, o.seed, o.slo_ms, o.capacity, o.times, o.seconds, apart=o.apart)
     except StageError as error:
         sys.exit(f"overload: {error}")
     report(figures, o.output)
