@@ -39,7 +39,12 @@ def build_accelerator(asked: str) -> Accelerator:
     if precision == "fp16" and state.device.type == "cpu":
         # accelerate would take it, and train in float32.
         raise StageError("train.precision fp16 needs a GPU: set auto")
-    return Accelerator(mixed_precision="no" if precision == "float32" else precision, cpu=state.device.type == "cpu")
+    return Accelerator(
+        mixed_precision="no" if precision == "float32" else precision,
+        cpu=state.device.type == "cpu",
+        # Logs nothing until `init_trackers` says where to.
+        log_with="dvclive",
+    )
 
 
 def keep_few_kernels() -> None:

@@ -24,9 +24,9 @@ from stages.acceleration import build_accelerator, precision_of, processes
 from stages.batches import Split
 from stages.checkpoint import Identity
 from stages.corpus import label_names, load_split
-from stages.files import remove, replacing, write_csv, write_json
+from stages.files import remove, replacing
 from stages.params import Train, load
-from stages.paths import AUGMENTED, CHECKPOINTS, DEEP, METRICS, PLOTS, PREPARED, PRETRAINED
+from stages.paths import AUGMENTED, CHECKPOINTS, DEEP, PLOTS, PREPARED, PRETRAINED
 from stages.stage import StageError, stage
 from stages.training import Progress, Trainer
 
@@ -89,6 +89,16 @@ def encode(dataset: Dataset, encoder: Encoder) -> Split:
     return Split([item.ids for item in encoder(texts)], list(dataset["label"]))
 
 
+def start_curves(accelerator: Accelerator, folder: Path) -> None:
+    """Let what the accelerator logs be curves in `folder`, and the last figures of each, by DVCLive.
+
+    They can be watched while the run goes on: `dvc plots show`.
+    """
+    # To keep them for a commit or an experiment is the pipeline's own business.
+    live = {"dir": str(folder), "save_dvc_exp": False, "dvcyaml": None}
+    accelerator.init_trackers("train", init_kwargs={"dvclive": live})
+
+
 def identity(model: Classifier, settings: Train, seed: int, accelerator: Accelerator, *splits: Split) -> Identity:
     """Everything that a checkpoint belongs to, of a model not yet trained; other candidates are no part of it."""
     tensors = model.state_dict().values()
@@ -107,26 +117,25 @@ def _hash(content: bytes) -> str:
 
 
 def train(candidate: str, seed: int, settings: Train) -> None:
-    """Read the splits, train, and write the model, its curve and its figures."""
+    """Read the splits, train, and write the model and, while it trains, its curves."""
     splits = load_split(AUGMENTED, "train"), load_split(PREPARED, "validation")
     encoder = Encoder(PRETRAINED / candidate, settings.max_tokens)
     encoded = [encode(split, encoder) for split in splits]
     accelerator = build_accelerator(settings.precision)
+    start_curves(accelerator, PLOTS / "train" / candidate)
     log.info("%s posts on %s in %s", len(splits[0]), accelerator.device, precision_of(accelerator))
     model = build(PRETRAINED / candidate, label_names(splits[0]), settings, seed)
     belongs = identity(model, settings, seed, accelerator, *encoded)
     trainer = Trainer(model, *encoded, settings, seed, accelerator)
     checkpoint = CHECKPOINTS / f"{candidate}.pt"
     progress = trainer.fit(checkpoint, belongs)
-    if not accelerator.is_main_process:
-        return
-    with replacing(DEEP / candidate) as folder:
-        model.cpu().save(folder)
-        shutil.copyfile(PRETRAINED / candidate / TOKENIZER_FILE, folder / TOKENIZER_FILE)
-    header = list(progress.history[0])
-    write_csv(PLOTS / "train" / f"{candidate}.csv", header, [list(row.values()) for row in progress.history])
-    write_json(METRICS / "train" / f"{candidate}.json", summary(trainer, progress))
-    remove(checkpoint)
+    if accelerator.is_main_process:
+        with replacing(DEEP / candidate) as folder:
+            model.cpu().save(folder)
+            shutil.copyfile(PRETRAINED / candidate / TOKENIZER_FILE, folder / TOKENIZER_FILE)
+        accelerator.get_tracker("dvclive", unwrap=True).summary |= summary(trainer, progress)
+        remove(checkpoint)
+    accelerator.end_training()
 
 
 def main() -> None:
@@ -141,7 +150,7 @@ def main() -> None:
 def summary(trainer: Trainer, progress: Progress) -> dict[str, float | str]:
     """What a run is judged by. Rates and padding are of the steps since the last start."""
     return {
-        "validation_macro_f1": round(progress.best_f1, 4),
+        "best_validation_macro_f1": round(progress.best_f1, 4),
         "best_step": progress.best_step,
         "device": trainer.accelerator.device.type,
         "precision": precision_of(trainer.accelerator),

@@ -114,6 +114,8 @@ class Trainer:
             save()
         else:
             progress, best = Progress(**state["progress"]), state["best"]
+            for row in progress.history:
+                self.log(row)
             for name, part in parts.items():
                 part.load_state_dict(state[name])
 
@@ -192,7 +194,7 @@ class Trainer:
         )
 
     def evaluate(self, lr: float, progress: Progress) -> bool:
-        """Score the validation split, add a row to the history; True where this is the best so far."""
+        """Score the validation split, add a row to the history and log it; True where this is the best so far."""
         logits, labels = self.run(self.model, self.validation.ids), self.validation.labels
         f1 = float(f1_score(labels, logits.argmax(axis=1), average="macro"))
         validation_loss = float(nn.functional.cross_entropy(torch.from_numpy(logits), torch.tensor(labels)))
@@ -206,12 +208,18 @@ class Trainer:
                 "validation_macro_f1": round(f1, 4),
             }
         )
+        self.log(progress.history[-1])
         progress.loss_sum, progress.loss_count = 0.0, 0
         better = f1 > progress.best_f1
         progress.stale = 0 if better else progress.stale + 1
         if better:
             progress.best_f1, progress.best_step = f1, progress.step
         return better
+
+    def log(self, row: dict[str, float]) -> None:
+        """Hand a row of the history to the trackers that the accelerator has, if any."""
+        curves = {name: value for name, value in row.items() if name not in ("step", "epoch")}
+        self.accelerator.log(curves, step=int(row["step"]))
 
     def probe(self) -> None:
         """Train the head alone on frozen features first, so that its first large gradients do not spoil the encoder.

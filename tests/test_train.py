@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,8 @@ from stages.acceleration import build_accelerator
 from stages.batches import Split
 from stages.corpus import features
 from stages.stage import StageError
-from stages.train import build, encode, identity
+from stages.train import build, encode, identity, start_curves
+from stages.training import Progress, Trainer
 from tests.conftest import LABELS
 from tests.test_training import SETTINGS
 
@@ -44,6 +47,39 @@ def test_a_run_is_known_by_settings_data_and_model(tiny_bundle: Path) -> None:
     assert changed(identity(other, SETTINGS, 0, accelerator, SPLIT)) == {"architecture", "initial weights"}
     torch.nn.init.zeros_(model.head[-1].bias)
     assert changed(identity(model, SETTINGS, 0, accelerator, SPLIT)) == {"initial weights"}
+
+
+def test_curves_are_written_while_the_run_goes_on_and_whole_where_it_was_interrupted(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    def read(folder: Path, name: str) -> list[tuple[int, float]]:
+        with (folder / "plots" / "metrics" / f"{name}.tsv").open(newline="") as file:
+            return [(int(row["step"]), float(row[name])) for row in csv.DictReader(file, delimiter="\t")]
+
+    class Interrupted(Trainer):
+        def evaluate(self, lr: float, progress: Progress) -> bool:
+            if progress.step == 2:
+                # So far one evaluation has been reported.
+                assert len(read(tmp_path / "first", "loss")) == 1
+                raise KeyboardInterrupt
+            return super().evaluate(lr, progress)
+
+    def made(kind: type[Trainer], folder: str) -> Trainer:
+        accelerator = build_accelerator("float32")
+        start_curves(accelerator, tmp_path / folder)
+        model = Classifier.load(tiny_bundle)
+        split = Split([[2, 5, 3], [2, 6, 3], [2, 7, 3]], [0, 1, 2])
+        return kind(model, split, split, replace(SETTINGS, epochs=3), 0, accelerator)
+
+    with pytest.raises(KeyboardInterrupt):
+        made(Interrupted, "first").fit(tmp_path / "c.pt", {})
+    trainer = made(Trainer, "second")
+    progress = trainer.fit(tmp_path / "c.pt", {})
+    trainer.accelerator.end_training()
+    for name in ("loss", "validation_macro_f1"):
+        assert read(tmp_path / "second", name) == [(row["step"], row[name]) for row in progress.history]
+    figures = json.loads((tmp_path / "second" / "metrics.json").read_text())
+    assert figures.items() <= progress.history[-1].items() and "validation_macro_f1" in figures
 
 
 def test_no_checkpoint_names_the_stage_that_brings_it(tmp_path: Path) -> None:
