@@ -9,8 +9,11 @@ of stages prepare and select.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +24,10 @@ from stages import attribution
 from stages.corpus import load_split
 from stages.explain import short
 from stages.explanation import Scorer
+from stages.metrics import rounded
 from stages.paths import PREPARED, SELECTED
 from stages.scoring import load_predictor
+from tests.bench.traffic import report
 
 TOLERANCE = 1e-3  # largest difference of a value, in log-odds
 
@@ -32,6 +37,7 @@ def main() -> None:
     parser.add_argument("--posts", type=int, default=5)
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, help="JSON file for the figures, which are printed as well")
     arguments = parser.parse_args()
     predictor = load_predictor(SELECTED)
     cleaned = load_split(PREPARED, "test")["clean"][:]
@@ -39,15 +45,20 @@ def main() -> None:
         np.flatnonzero(short(cleaned)), arguments.posts, replace=False
     )
     posts = [cleaned[index].split() for index in chosen.tolist()]
-    print(f"{arguments.posts} posts of {min(map(len, posts))} to {max(map(len, posts))} words, ", end="")
-    print(f"{arguments.samples} texts a post, {torch.get_num_threads()} threads")
-    print(f"{'':<6}{'one a call, s':>15}{'batched, s':>12}{'ratio':>7}{'largest difference':>20}")
+    figures: dict[str, Any] = {
+        "posts": arguments.posts,
+        "words": [min(map(len, posts)), max(map(len, posts))],
+        "texts_a_post": arguments.samples,
+        "threads": torch.get_num_threads(),
+    }
     for method in ("lime", "shap"):
         seconds, difference = compare(predictor, posts, method, arguments.samples, arguments.seed)
-        single, batched = seconds
-        print(f"{method:<6}{single:>15.2f}{batched:>12.2f}{single / batched:>7.2f}{difference:>20.1e}", flush=True)
         if difference > TOLERANCE:
-            raise SystemExit(f"the two sides of {method} differ by {difference:.1e}: their times cannot be compared")
+            sys.exit(f"the two sides of {method} differ by {difference:.1e}: their times cannot be compared")
+        single, batched = seconds
+        times = {"one_a_call_s": single, "batched_s": batched, "times_as_fast": single / batched}
+        figures[method] = rounded(times) | {"largest_difference": difference}
+    report(figures, arguments.output)
 
 
 def compare(
