@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from handlers.fusion import log_softmax
 from handlers.linear import TOKEN_PATTERN, Linear
 from handlers.predictor import Predictor
 from handlers.text import CHARACTERS_PER_TOKEN
@@ -59,15 +58,19 @@ def contributions(
         )
     # Only what the transformer reads is left out, and nothing moves up from behind it.
     texts = [" ".join(head), *(" ".join([*head[: span.start], *head[span.stop :]]) for span in spans)]
-    deep = predictor.fusion.deep * log_softmax(predictor.logits([item.ids for item in predictor.encoder(texts)]))
-    for span, without in zip(spans, deep[1:], strict=True):
-        losses[span.start : span.stop] += (deep[0] - without) / len(span)
-    fused = deep[0] + predictor.fusion.wide * predictor.linear.scores([" ".join(words)])[0]
-    return np.stack([log_odds(fused, label) - log_odds(fused - losses, label) for label in labels])
+    fusion = predictor.fusion
+    logits = predictor.logits([item.ids for item in predictor.encoder(texts)])
+    wide = predictor.linear.scores([" ".join(words)])
+    joint = fusion.joint(logits, wide)
+    for span, without in zip(spans, joint[1:], strict=True):
+        # The linear scores are the same in both.
+        losses[span.start : span.stop] += (joint[0] - without) / len(span)
+    whole, fewer = fusion.log_full(joint[:1]), fusion.log_full(joint[0] - losses)
+    return np.stack([log_odds(whole, label) - log_odds(fewer, label) for label in labels])
 
 
 def log_odds(scores: np.ndarray, label: int) -> np.ndarray:
-    """Log-odds of one class from fused log scores [..., classes], without the rounding of a probability near one."""
+    """Log-odds of one class from log-probabilities [..., classes], without the rounding of a probability near one."""
     rivals = np.delete(scores, label, axis=-1)
     return scores[..., label] - np.logaddexp.reduce(rivals, axis=-1)
 

@@ -37,7 +37,15 @@ class Fusion:
 
     def full(self, logits: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """Probabilities [posts, classes] from the transformer's logits and the linear scores, same shape."""
-        return mixed(self.deep * log_softmax(logits) + self.wide * scores, self.flat)
+        return mixed(self.joint(logits, scores), self.flat)
+
+    def joint(self, logits: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """z, [posts, classes], from the same: what both parts add up to, before it becomes probabilities."""
+        return self.deep * log_softmax(logits) + self.wide * scores
+
+    def log_full(self, joint: np.ndarray) -> np.ndarray:
+        """Logarithms of the full model's probabilities [posts, classes], from z."""
+        return log_mixed(joint, self.flat)
 
     def alone(self, scores: np.ndarray) -> np.ndarray:
         """Probabilities [posts, classes] of the wide part alone."""
@@ -80,7 +88,14 @@ def softmax(scores: np.ndarray) -> np.ndarray:
 
 def mixed(scores: np.ndarray, flat: float) -> np.ndarray:
     """Probabilities [posts, classes]: of two softmaxes, the share `flat` from the one that is FLATTER as steep."""
-    return (1 - flat) * softmax(scores) + flat * softmax(FLATTER * scores)
+    return np.exp(log_mixed(scores, flat))
+
+
+def log_mixed(scores: np.ndarray, flat: float) -> np.ndarray:
+    """The logarithms of `mixed`, which a probability near zero still has."""
+    with np.errstate(divide="ignore"):
+        steep, flatter = np.log([1 - flat, flat])
+    return np.logaddexp(steep + log_softmax(scores), flatter + log_softmax(FLATTER * scores))
 
 
 def margins(scores: np.ndarray) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Sequence
 
 import numba
@@ -11,6 +13,7 @@ from lime.lime_text import LimeTextExplainer
 from torch import Tensor
 
 from handlers.explaining import linear_shares
+from handlers.fusion import FLATTER
 from handlers.predictor import Predictor
 from stages.attention import encode_words, merge, torch_engine
 
@@ -88,11 +91,15 @@ def integrated_gradients(
     mask = ids.new_ones(1, 1).expand(steps, ids.shape[1])
     hidden = model.encoder(inputs_embeds=embedded, attention_mask=mask).last_hidden_state
     deep = model.head(model.pooling(hidden, mask)).log_softmax(-1)
-    fused = fusion.deep * deep + tensor(fixed) + present @ tensor(shares)
+    joint = fusion.deep * deep + tensor(fixed) + present @ tensor(shares)
+    # As `Fusion.log_full`, with gradients.
+    logs = (joint.log_softmax(-1) + math.log1p(-fusion.flat)).logaddexp(
+        (FLATTER * joint).log_softmax(-1) + math.log(max(fusion.flat, sys.float_info.min))
+    )
     values = []
     for label in labels:
-        rivals = torch.arange(fused.shape[1], device=fused.device) != label
-        odds = fused[:, label] - fused[:, rivals].logsumexp(-1)
+        rivals = torch.arange(logs.shape[1], device=logs.device) != label
+        odds = logs[:, label] - logs[:, rivals].logsumexp(-1)
         by_piece, by_word = torch.autograd.grad(odds.sum(), (embedded, present), retain_graph=True)
         pieces = torch.einsum("s,stw,tw->t", tensor(weights), by_piece, (end - start)[0])
         linear = tensor(weights) @ by_word

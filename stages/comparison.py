@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from handlers.fusion import softmax
 from handlers.predictor import Predictor
 from stages import attribution
 from stages.attention import attention
@@ -44,7 +43,7 @@ def judge(predictor: Predictor, explanation: Explanation, top: int, seed: int) -
     random = np.random.default_rng(seed)
     chance = [random.random(len(words)) for _ in range(RANDOM_RANKINGS)]
     scorer = Scorer(predictor, explanation.tail)
-    scores = eraser(lambda texts: softmax(scorer(texts))[:, label], words, [*values.values(), *chance])
+    scores = eraser(lambda texts: np.exp(scorer(texts))[:, label], words, [*values.values(), *chance])
     comprehensiveness, sufficiency = (
         dict(zip(values, score, strict=False)) | {"random": float(score[len(values) :].mean())} for score in scores
     )

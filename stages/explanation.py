@@ -10,7 +10,6 @@ import numpy as np
 
 from handlers import explaining
 from handlers.explaining import log_odds, words_read
-from handlers.fusion import log_softmax, softmax
 from handlers.predictor import Predictor
 from handlers.text import pack_by_length
 from stages import attribution
@@ -44,10 +43,10 @@ class Effort:
 
 
 class Scorer:
-    """Fused log scores of texts made from the words of one post that the transformer reads; counts the texts.
+    """Log-probabilities of texts made from the words of one post that the transformer reads; counts the texts.
 
-    What the transformer does not read, `tail`, stays in place for the linear part. With all words the scores are those
-    of the answer that ships, where the transformer has a part in it.
+    What the transformer does not read, `tail`, stays in place for the linear part. With all words they are those of the
+    answer that ships, where the transformer has a part in it.
     """
 
     def __init__(self, predictor: Predictor, tail: Sequence[str]) -> None:
@@ -56,23 +55,22 @@ class Scorer:
         self.texts = 0
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """[texts, classes], not normalised."""
+        """Logarithms of probabilities [texts, classes]."""
         self.texts += len(texts)
         predictor = self.predictor
         ids = [item.ids for item in predictor.encoder(texts)]
         logits = np.empty((len(ids), len(predictor.labels)), dtype=np.float32)
         for batch in pack_by_length([len(item) for item in ids], TOKEN_BUDGET):
             logits[batch] = predictor.engine.logits([ids[i] for i in batch])
-        deep = log_softmax(logits)
         wide = predictor.linear.scores([f"{text} {self.tail}" for text in texts])
-        return predictor.fusion.deep * deep + predictor.fusion.wide * wide
+        return predictor.fusion.log_full(predictor.fusion.joint(logits, wide))
 
     def odds(self, labels: Sequence[int]) -> attribution.Score:
         """The same as log-odds of some classes: a function from texts to [texts, labels]."""
 
         def score(texts: Sequence[str]) -> np.ndarray:
-            scores = self(texts)
-            return np.stack([log_odds(scores, label) for label in labels], axis=1)
+            logs = self(texts)
+            return np.stack([log_odds(logs, label) for label in labels], axis=1)
 
         return score
 
@@ -114,7 +112,7 @@ def explain_text(predictor: Predictor, text: str, effort: Effort, actual: int | 
         )
     read = words_read(predictor, every)
     words, tail = every[:read], every[read:]
-    probabilities = softmax(Scorer(predictor, tail)([" ".join(words)]))[0]
+    probabilities = np.exp(Scorer(predictor, tail)([" ".join(words)]))[0]
     predicted = int(probabilities.argmax())
     labels = [predicted] if actual in (None, predicted) else [predicted, actual]
     values, seconds, texts = attribute(predictor, words, tail, labels, effort)

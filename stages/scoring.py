@@ -30,11 +30,6 @@ def raw_scores(predictor: Predictor, cleaned: Sequence[str]) -> tuple[np.ndarray
     return predictor.logits(ids), predictor.linear.scores(cleaned)
 
 
-def fused_probabilities(predictor: Predictor, cleaned: Sequence[str]) -> np.ndarray:
-    """Probabilities float64 [posts, classes] of cleaned posts, the transformer asked for every one of them."""
-    return predictor.fusion.full(*raw_scores(predictor, cleaned))
-
-
 def save_logits(logits: np.ndarray, folder: Path) -> None:
     """Keep the transformer's logits float32 [posts, classes], whole: one pass over a split is expensive."""
     with replacing(folder / LOGITS_FILE) as temporary, temporary.open("wb") as file:

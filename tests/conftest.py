@@ -109,7 +109,7 @@ def build_bundle(folder: Path) -> Path:
         model.intercept_.astype(np.float32),
     ).save(folder)
     Cleaning(letters_only=True).save(folder)
-    Fusion(deep=0.5, wide=2.0, fast=3.0, margin=1.2).save(folder)
+    Fusion(deep=0.5, wide=2.0, fast=3.0, margin=1.2, flat=0.3, fast_flat=0.1).save(folder)
     predictor = load_predictor(folder)
     drift.save(reference(predictor.predict(texts), predictor.labels), folder)
     return folder

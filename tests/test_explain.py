@@ -87,7 +87,8 @@ def test_integrated_gradients_sum_to_the_difference_of_the_ends(predictor: Predi
     with torch.inference_mode():
         deep = engine.model(torch.tensor([padded]), torch.ones(1, len(padded), dtype=torch.long)).log_softmax(-1)[0]
     every = explaining.linear_shares(predictor.linear, [*words, *tail])[len(words) :].sum(axis=0)
-    start = predictor.fusion.deep * deep.numpy() + predictor.fusion.wide * (every + predictor.linear.bias)
+    joint = predictor.fusion.deep * deep.numpy() + predictor.fusion.wide * (every + predictor.linear.bias)
+    start = predictor.fusion.log_full(joint[None])[0]
     for row, label in zip(values, labels, strict=True):
         fall = explaining.log_odds(end, label) - explaining.log_odds(start, label)
         assert row.sum() == pytest.approx(fall, abs=2e-3)

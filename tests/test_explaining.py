@@ -58,7 +58,7 @@ def test_linear_is_the_wide_parts_share_of_the_fused_score(predictor: Predictor,
 def test_occlusion_of_the_transformer_alone_is_the_fall_of_the_log_odds(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fusion = type(predictor.fusion)(deep=0.7, wide=0.0, fast=1.0, margin=None)
+    fusion = type(predictor.fusion)(deep=0.7, wide=0.0, fast=1.0, margin=None, flat=0.6)
     monkeypatch.setattr(predictor, "fusion", fusion)
     words = predictor.cleaning(POST).split()
     without = [" ".join(words[:i] + words[i + 1 :]) for i in range(len(words))]
