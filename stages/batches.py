@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,13 +35,16 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int
     """The batches of one epoch, lists of indices; a function of its arguments alone, so that a run can resume.
 
     Posts of similar length share a batch, which leaves little padding; which posts, and the order of the batches, is
-    random. A last bucket that is not full is divided evenly, so that no update hangs on a handful of posts.
+    random. A last bucket that is not full is divided evenly, and less than a batch joins the bucket before it, so that
+    no update hangs on a handful of posts.
     """
     random = np.random.default_rng((seed, epoch))
     order = random.permutation(len(lengths))
     batches: list[list[int]] = []
-    for start in range(0, len(order), BUCKET_BATCHES * batch_size):
-        bucket = order[start : start + BUCKET_BATCHES * batch_size]
+    size = BUCKET_BATCHES * batch_size
+    starts = [start for start in range(0, len(order), size) if start == 0 or len(order) - start >= batch_size]
+    for start, end in itertools.pairwise([*starts, len(order)]):
+        bucket = order[start:end]
         bucket = bucket[np.argsort(np.asarray(lengths)[bucket], kind="stable")]
         batches += [part.tolist() for part in np.array_split(bucket, math.ceil(len(bucket) / batch_size))]
     random.shuffle(batches)

@@ -97,7 +97,7 @@ def load_baseline(folder: Path) -> Linear:
 def check_labels(predictor: Predictor, split: Dataset, name: str) -> None:
     """Raise StageError where a split is empty or its classes are not the bundle's, in the same order."""
     if not len(split):
-        raise StageError(f"the {name} split is empty: raise data.limit or prepare.validation in params.yaml")
+        raise StageError(f"the {name} split is empty: run dvc repro to build it again")
     if label_names(split) != list(predictor.labels):
         raise StageError(f"the {name} split and the bundle know different classes: run dvc repro to build both again")
 

@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 from datasets import ClassLabel, Dataset, Features, Value, disable_progress_bars
 from datasets.exceptions import DatasetGenerationError
-from sklearn.model_selection import train_test_split
 
+from stages.splitting import held_out
 from stages.stage import StageError
 
 SPLITS = ("train", "test")
@@ -30,7 +31,8 @@ SHAPES = (
 
 
 def read_corpus(path: Path, test_share: float, seed: int) -> dict[str, Rows]:
-    """The posts of `train` and `test`; without a test part, a stratified `test_share` of the posts becomes it.
+    """The posts of `train` and `test`; without a test part, a stratified `test_share` of the posts, at most a half,
+    becomes it, with posts that are nearly the same kept together.
 
     Raises StageError where the path is missing or of another shape, a file is not UTF-8 or not readable, a column is
     missing, a row has no label, or a class has too few posts.
@@ -41,13 +43,15 @@ def read_corpus(path: Path, test_share: float, seed: int) -> dict[str, Rows]:
         return parts
     rows = parts["train"]
     _check_counts(str(path), rows, 3)
+    _, classes = np.unique([label for label, _ in rows], return_inverse=True)
     try:
-        train, test = train_test_split(
-            range(len(rows)), test_size=test_share, random_state=seed, stratify=[label for label, _ in rows]
-        )
+        test = set(held_out([text for _, text in rows], classes, "duplicates", test_share, seed).tolist())
     except ValueError as error:
         raise StageError(f"{path} cannot be split by class: {error}; raise data.test or add posts") from error
-    return {"train": [rows[i] for i in sorted(train)], "test": [rows[i] for i in sorted(test)]}
+    return {
+        "train": [row for i, row in enumerate(rows) if i not in test],
+        "test": [row for i, row in enumerate(rows) if i in test],
+    }
 
 
 def _sources(path: Path) -> dict[str, Path]:
@@ -78,10 +82,15 @@ def _rows(source: Path) -> Rows:
 
 
 def _folder_rows(folder: Path) -> Iterator[tuple[str, str]]:
-    for kind in sorted(place for place in folder.iterdir() if place.is_dir()):
-        for path in sorted(place for place in kind.rglob("*") if place.is_file()):
+    for kind in sorted(place for place in folder.iterdir() if place.is_dir() and not _hidden(place, folder)):
+        for path in sorted(place for place in kind.rglob("*") if place.is_file() and not _hidden(place, folder)):
             _check_utf8(path)
             yield kind.name, path.read_text(encoding="utf-8")
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    """Whether a file manager or an editor put it below `folder`: .DS_Store, .ipynb_checkpoints/ and the like."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def _table_rows(path: Path) -> Rows:

@@ -1,4 +1,4 @@
-"""Stage `prepare`: cleaning, and train, validation and test splits that share no post."""
+"""Stage `prepare`: cleaning, and a validation split held apart from training; the test split stays as it came."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Trainer:
         labels = model.config.labels
         if missing := sorted(set(range(len(labels))) - set(train.labels)):
             names = ", ".join(labels[index] for index in missing)
-            raise StageError(f"no post of {names} to train on: raise data.limit, or lower prepare.validation")
+            raise StageError(f"no post of {names} to train on: add some, or lower prepare.validation")
         self.model = model
         self.train = train
         self.validation = validation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stages.batches import epoch_batches, passes
@@ -11,6 +11,7 @@ from stages.batches import epoch_batches, passes
 LENGTHS = st.lists(st.integers(2, 128), min_size=1, max_size=300)
 
 
+@example(lengths=[5] * 201, batch_size=4, seed=0, epoch=0)
 @given(lengths=LENGTHS, batch_size=st.integers(1, 40), seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 50))
 def test_epoch_batches_hold_every_post_once(lengths: list[int], batch_size: int, seed: int, epoch: int) -> None:
     batches = epoch_batches(lengths, batch_size, seed, epoch)

@@ -24,6 +24,9 @@ CLASSES = ["garden", "kitchen", "workshop"]
 ROWS = [(label, f"{label} post {word}\nNA, “quoted”") for label in ("01", "zwei") for word in "abcdefgh"]
 
 
+PAIRS = [(label, word) for label in ("cold", "warm") for word in ("alpha", "beta", "gamma", "delta", "epsilon", "zeta")]
+
+
 def as_folder(folder: Path, rows: list[tuple[str, str]]) -> Path:
     for number, (label, text) in enumerate(rows):
         (folder / label).mkdir(parents=True, exist_ok=True)
@@ -42,6 +45,21 @@ def as_parquet(path: Path, rows: list[tuple[str, str]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Dataset.from_dict({"label": [label for label, _ in rows], "text": [text for _, text in rows]}).to_parquet(str(path))
     return path
+
+
+def test_twins_are_not_divided_between_training_and_test(tmp_path: Path) -> None:
+    twins = [(label, " ".join(f"{label}-{word}-{i}" for i in range(9))) for label, word in PAIRS * 2]
+    parts = read_corpus(as_csv(tmp_path / "posts.csv", twins), 0.25, seed=1)
+    assert len(parts["test"]) > 2
+    assert not {text for _, text in parts["train"]} & {text for _, text in parts["test"]}
+
+
+def test_hidden_files_are_no_posts(tmp_path: Path) -> None:
+    folder = as_folder(tmp_path / "train", ROWS)
+    (folder / "01" / ".DS_Store").write_bytes(b"\x00\xff")
+    as_folder(folder / ".ipynb_checkpoints" / "zwei", ROWS)
+    as_folder(tmp_path / "test", ROWS[::4])
+    assert read_corpus(tmp_path, 0.25, 1)["train"] == ROWS
 
 
 @pytest.mark.parametrize(
@@ -157,7 +175,7 @@ def test_the_example_goes_through_fetch_and_prepare(tmp_path: Path) -> None:
     settings = Data(source="files", path=str(EXAMPLE), test=0.34, remove=("headers",), limit=0)
     posts, origin = fetch.fetch_posts(settings, seed=20)
     written = fetch.write_corpus(posts, origin, tmp_path)
-    assert written["posts"] == {"train": 11, "test": 7}
+    assert written["posts"] == {"train": 12, "test": 6}
     train = load_split(tmp_path, "train")
     assert label_names(train) == CLASSES
     assert any("brûlée" in text for text in [*train["text"], *load_split(tmp_path, "test")["text"]])

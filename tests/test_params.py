@@ -81,9 +81,10 @@ def test_an_unknown_key_is_named_beside_the_known(section: str, known: str, tmp_
         ("seed", True, "int"),
         ("data.source", "internet", "auto, sklearn, pypi, files"),
         ("data.path", "", "file or a folder"),
-        ("data.test", 0, "0.01 to 0.9"),
+        ("data.test", 0, "0.01 to 0.5"),
         ("data.limit", "40", "int 0 to"),
         ("data.remove", ["headers", "headers"], "without repetitions"),
+        ("train.head", [64, 0], "1 to 8192"),
         ("data.remove", "headers", "list"),
         ("data.remove", ["signatures"], "headers, footers, quotes"),
         ("prepare.stem", "yes", "true or false"),
@@ -114,7 +115,11 @@ def test_an_impossible_value_names_the_key_and_what_is_allowed(
     assert allowed in message
 
 
-def test_lists_may_repeat_nothing_but_whole_numbers_may_stand_for_floats(tmp_path: Path) -> None:
+def test_two_layers_may_have_one_width(tmp_path: Path) -> None:
+    assert load_document(with_value("train.head", [64, 64]), tmp_path).train.head == (64, 64)
+
+
+def test_whole_numbers_may_stand_for_floats(tmp_path: Path) -> None:
     params = load_document(with_value("augment.share", 1), tmp_path)
     assert params.augment.share == 1.0
     assert isinstance(params.augment.share, float)

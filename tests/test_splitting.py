@@ -54,6 +54,14 @@ def test_another_seed_gives_another_split(how: str) -> None:
     assert len({tuple(split_validation(WHOLE, how, 0.2, seed)[1]["id"]) for seed in range(3)}) == 3
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_small_class_stands_on_both_sides_where_a_fold_allows_it(seed: int) -> None:
+    many = [(f"{thread(i)} body {i}", 0) for i in range(60)]
+    few = [(f"rare{chr(97 + i)} words{chr(97 + i)} subject{chr(97 + i)} of the small class", 1) for i in range(3)]
+    train, validation = split_validation(posts([*many, *few]), "thread", 0.1, seed)
+    check_classes({"train": train, "validation": validation})
+
+
 def test_no_thread_is_divided() -> None:
     def subjects(split: Dataset) -> set[str]:
         return {text.removeprefix("re ").split(" body")[0] for text in split["clean"]}
