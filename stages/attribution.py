@@ -52,6 +52,9 @@ def shap_values(score: Score, words: Sequence[str], samples: int) -> np.ndarray:
     samples: texts scored at most; where it runs out, words of one branch share its value. The values sum to the score
     of the whole text less that of the empty one (Lundberg & Lee 2017, https://arxiv.org/abs/1705.07874).
     """
+    if len(words) == 1:
+        # SHAP cannot make a tree of it.
+        return np.diff(score(["", words[0]]), axis=0).T
     # A blank as the mask is what removes a word: SHAP collapses white space after masking.
     masker = shap.maskers.Text(r"\s+", mask_token=" ")
     explainer = shap.Explainer(lambda texts: score([str(text) for text in texts]), masker, algorithm="partition")

@@ -47,7 +47,7 @@ def behave(
     own = perturbation.topical_words(predictor.linear, TOPICAL)
     return {
         "invariance": {
-            name: invariance(predictor, changed(sample, change, f"{seed}:{name}", posts))
+            name: invariance(predictor, changed(sample, change, f"{seed}:{name}", posts, predictor.cleaning))
             for name, change in INVARIANCES.items()
         },
         "direction": {"topical_word": direction(predictor, sample[:posts], own, seed)},
@@ -56,15 +56,22 @@ def behave(
 
 
 def changed(
-    sample: Sequence[tuple[str, str]], change: Callable[[str, random.Random], str | None], seed: str, posts: int
+    sample: Sequence[tuple[str, str]],
+    change: Callable[[str, random.Random], str | None],
+    seed: str,
+    posts: int,
+    cleaning: Callable[[str], str],
 ) -> list[tuple[str, str]]:
-    """The first `posts` of the (id, text) that can be changed so, as (text, changed text); a generator a post."""
+    """The first `posts` of the (id, text) that can be changed so, as (text, changed text); a generator a post.
+
+    A change of which cleaning leaves nothing tests nothing, and does not count.
+    """
     pairs: list[tuple[str, str]] = []
     for identifier, text in sample:
         if len(pairs) == posts:
             break
         after = change(text, random.Random(f"{seed}:{identifier}"))
-        if after is not None:
+        if after is not None and cleaning(after) != cleaning(text):
             pairs.append((text, after))
     return pairs
 

@@ -146,7 +146,7 @@ def section(figures: Mapping[str, Any], odd_posts: list[list[Any]], lengths_png:
             "two classes. Posts of a split (row) with one in a split (column):"
         ),
         table(["split", *names], duplicates["posts"]),
-        paragraph("What that does to the score of the linear baseline:"),
+        paragraph("What that does to the score of the wide part:"),
         table(
             ["split", "near-duplicate in training", "posts", "accuracy", "macro-F1"],
             [[name, *row] for name, rows in duplicates["linear"].items() for row in rows],

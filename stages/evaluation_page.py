@@ -81,9 +81,10 @@ def _scores(scores: dict[str, Any]) -> list[list[Any]]:
 
 def _gain(gain: dict[str, Any], other: str) -> str:
     accuracy, macro = (f"{100 * gain[key]:.1f} ({_percent(gain[f'{key}_95'])})" for key in ("accuracy", "macro_f1"))
+    p = gain["mcnemar_p"]
     return (
-        f"What ships less {other}: {accuracy} points of accuracy and {macro} of macro-F1, by paired bootstrap; p = "
-        f"{gain['mcnemar_p']:.2g} by McNemar's test."
+        f"What ships less {other}: {accuracy} points of accuracy and {macro} of macro-F1, by paired bootstrap; p "
+        f"{f'= {p:.2g}' if p else '< 0.0001'} by McNemar's test."
     )
 
 

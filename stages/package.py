@@ -114,7 +114,7 @@ def _pack(target: Path, variant: Variant, weights: Path, bundle: Path, facts: Fa
     card = model_card(target.stem, version, labels, encoder, fusion, facts.source, facts.posts, facts.quality)
     written = {
         "MODEL_CARD.md": card,
-        "LICENCES.md": licences(encoder, facts.source),
+        "LICENCES.md": licences(encoder, facts.source, facts.params["augment"]["share"] > 0),
         PROVENANCE_FILE: json.dumps(provenance, indent=1, sort_keys=True) + "\n",
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -124,17 +124,20 @@ def _pack(target: Path, variant: Variant, weights: Path, bundle: Path, facts: Fa
         build_archive(target, version, entry, MODEL_CONFIG, modules | model | files)
 
 
-def licences(encoder: Preset, source: dict[str, Any]) -> str:
-    """Whose work an archive holds, and on which terms: Markdown, with the text of the checkpoint's licence."""
+def licences(encoder: Preset, source: dict[str, Any], augmented: bool) -> str:
+    """Whose work an archive holds, and on which terms: Markdown, with the text of the checkpoint's licence.
+
+    augmented: whether WordNet had a part in the training posts.
+    """
     text = (LICENCES / f"{encoder.licence}.txt").read_text(encoding="utf-8")
     unlicensed = ", which states no licence of its own" if corpus_name(source["corpus"]) == NEWSGROUPS else ""
+    wordnet = f"- Training posts were augmented with WordNet ({source['wordnet']['licence']}); nothing of it is here.\n"
     return f"""\
 # Licences
 
 - Transformer weights and tokenizer, fine-tuned here from `{encoder.repository}`: {encoder.licence}, its text below.
-- The linear part was trained on {corpus_name(source["corpus"])}{unlicensed}; no post is in this archive.
-- Training posts were augmented with WordNet ({source["wordnet"]["licence"]}); nothing of it is in this archive.
-
+- The linear part was trained on {corpus_name(source["corpus"])}{unlicensed}; no post is here.
+{wordnet * augmented}
 ## {encoder.licence}
 {text}"""
 

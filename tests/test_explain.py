@@ -67,6 +67,18 @@ def test_shap_values_sum_to_the_score_when_calls_run_out() -> None:
     np.testing.assert_allclose(values.sum(axis=1), [0.3, 0.6])
 
 
+def test_a_word_alone_has_the_whole_difference() -> None:
+    np.testing.assert_allclose(
+        attribution.shap_values(car_score, ["car"], 20), (car_score(["car"]) - car_score([""])).T
+    )
+
+
+def test_a_post_of_two_words_can_be_judged_for_stability(predictor: Predictor) -> None:
+    effort = Effort(samples=8, steps=2, seed=0)
+    noise, seeds = stability(predictor, explain_text(predictor, "car engine", effort), effort)
+    assert set(noise) == set(METHODS) and np.isnan(noise["shap"]) and np.isfinite(seeds)
+
+
 def test_lime_is_seeded() -> None:
     first, again, other = (attribution.lime(car_score, WORDS, 2, 50, seed) for seed in (1, 1, 2))
     assert (first == again).all()

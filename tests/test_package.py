@@ -25,7 +25,8 @@ import yaml
 from packaging.requirements import Requirement
 
 from stages.files import sha256
-from stages.package import BUNDLE, MODEL_CONFIG, PROJECT, Facts, package, release
+from stages.package import BUNDLE, MODEL_CONFIG, PROJECT, Facts, licences, package, release
+from stages.presets import PRESETS
 from stages.stage import StageError
 
 SCORES = {"test": {"accuracy": 0.9, "accuracy_95": [0.87, 0.93], "macro_f1": 0.89, "ece": 0.03}}
@@ -41,7 +42,7 @@ FACTS = Facts(
         "selected": {"name": "minilm", **SCORES, "over_baseline": GAIN},
         "baseline": {"test": {"accuracy": 0.88, "macro_f1": 0.88}},
     },
-    params={"seed": 20, "train": {"epochs": 2}},
+    params={"seed": 20, "train": {"epochs": 2}, "augment": {"share": 0.0}},
 )
 
 # What TorchServe's worker does with an unpacked archive, its folder the only one of ours that Python knows. Whatever it
@@ -182,6 +183,11 @@ def test_contents(store: Path, tiny_bundle: Path, name: str) -> None:
     _check_card(members, name)
     assert "apache-2.0, its text below" in members["LICENCES.md"].decode()
     assert "TERMS AND CONDITIONS FOR USE, REPRODUCTION, AND DISTRIBUTION" in members["LICENCES.md"].decode()
+    assert "WordNet" not in members["LICENCES.md"].decode()
+
+
+def test_wordnet_is_named_where_it_had_a_part() -> None:
+    assert "augmented with WordNet (WordNet 3.0 license)" in licences(PRESETS["minilm"], FACTS.source, augmented=True)
 
 
 # How every kind of member is read; none of them can carry a pickle that any reader of ours would run.
