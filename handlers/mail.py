@@ -50,7 +50,9 @@ _POLICY = _Bounded()
 def read_mail(raw: bytes) -> Mail:
     """Parse a mail. Raises MailError where it holds no plain text, or so many lines and parts that it would take long
     to look for it."""
-    if raw.count(b"\n") * (1 + raw.lower().count(b"boundary")) > MAX_STEPS:
+    # A line may end in LF, CR or both.
+    lines = raw.count(b"\n") + raw.count(b"\r") - raw.count(b"\r\n")
+    if lines * (1 + raw.lower().count(b"boundary")) > MAX_STEPS:
         raise MailError(413, "the mail has too many lines or parts")
     try:
         message = message_from_bytes(raw, policy=_POLICY)

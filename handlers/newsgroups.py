@@ -20,8 +20,9 @@ from handlers.telemetry import Telemetry
 from handlers.timings import Timings
 
 WARM_UP = "The first prediction allocates memory and picks kernels; no client should wait for that."
-# Listed of an explanation: enough to see why, and an answer to a post of a megabyte stays small.
-EXPLAINED_WORDS = 100
+# Listed of an explanation, and characters shown of each word: enough to see why, and an answer to a post of a megabyte
+# stays small.
+EXPLAINED_WORDS, WORD_CHARACTERS = 100, 50
 DIGITS = 6
 
 log = logging.getLogger(__name__)
@@ -37,8 +38,8 @@ class NewsgroupsHandler:
         Raises ValueError where the model's YAML cannot be used, FileNotFoundError where the archive is incomplete.
         """
         self.folder = Path(context.system_properties["model_dir"])
-        manifest = context.manifest["model"]
-        self.model = {"name": manifest["modelName"], "version": manifest["modelVersion"]}
+        # Under the name by which it was asked, which need not be that of its archive.
+        self.model = {"name": context.model_name, "version": context.manifest["model"]["modelVersion"]}
         config = context.model_yaml_config or {}
         self.settings = Settings.read(config)
         threads = threads_each(config.get("maxWorkers", 1))
@@ -160,7 +161,7 @@ class NewsgroupsHandler:
         return {
             "method": request.method,
             "contributions": [
-                {"position": position, "word": word, "value": round(value, DIGITS)}
+                {"position": position, "word": word[:WORD_CHARACTERS], "value": round(value, DIGITS)}
                 for position, (word, value) in listed
             ],
             "rest": round(sum(value for _, (_, value) in others), DIGITS),

@@ -17,6 +17,10 @@ MAX_POSTS = 64
 # Passes through the transformer that the explanations of one request may take: one post of 128 words, word by word.
 MAX_PASSES = 160
 
+# Characters of what an answer repeats of its request: the front end takes no answer of more than six megabytes, and
+# ends the worker that gives one.
+MAX_REPEATED = 200
+
 # Where the server puts a body, and what the field of a form may be called.
 BODY_KEYS = ("body", "data", "text")
 EXPLAIN_OPTIONS = ("method", "budget")
@@ -118,8 +122,9 @@ def _from_object(document: dict[str, Any]) -> tuple[tuple[str, ...], str, dict[s
     if key == "inputs":
         _known(others, ("id", "parameters", "outputs"), "")
         identity, parameters = others.get("id"), others.get("parameters", {})
-        if not isinstance(identity, str | None):
-            raise RequestError(422, "the id is not a string", "id", "send a string, or leave it out")
+        if not isinstance(identity, str | None) or len(identity or "") > MAX_REPEATED:
+            mend = f"send a string of at most {MAX_REPEATED} characters, or leave it out"
+            raise RequestError(422, "the id is not a short string", "id", mend)
         if not isinstance(parameters, dict):
             raise RequestError(422, "the parameters are not an object", "parameters", 'send {"top_k": 3}, or nothing')
         _known(parameters, OPTIONS, "parameters.")
@@ -164,7 +169,10 @@ def _outputs(wanted: Any) -> tuple[str, ...] | None:
         _known(item, ("name",), f"outputs[{i}].")
         if not (isinstance(item.get("name"), str) and item["name"] in TENSOR_TYPES):
             raise RequestError(422, "the output is not known", f"outputs[{i}].name", mend)
-    return tuple(item["name"] for item in wanted)
+    names = tuple(item["name"] for item in wanted)
+    if len(set(names)) < len(names):
+        raise RequestError(422, "an output is named twice", "outputs", "name each output once")
+    return names
 
 
 def _posts(value: Any, field: str) -> tuple[str, ...]:
@@ -237,7 +245,8 @@ def _number(text: str) -> int | float | str:
 def _known(values: Mapping[str, Any], known: Sequence[str], prefix: str) -> None:
     """Refuse a key that would otherwise be accepted and ignored."""
     if unknown := sorted(values.keys() - set(known)):
-        raise RequestError(422, "the key is not known", prefix + unknown[0], f"known here: {', '.join(known)}")
+        key = f"{prefix}{unknown[0]}"[:MAX_REPEATED]
+        raise RequestError(422, "the key is not known", key, f"known here: {', '.join(known)}")
 
 
 def _tensor(name: str, answers: Sequence[dict[str, Any]]) -> dict[str, Any]:

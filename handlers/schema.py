@@ -51,7 +51,8 @@ def reply_schema(labels: Sequence[str]) -> dict[str, Any]:
         },
         optional=("explanation",),
     )
-    word = _object({"position": {"type": "integer", "minimum": 0}, "word": {"type": "string"}, "value": _number()})
+    shown = {"description": "its beginning, where it is very long", "type": "string"}
+    word = _object({"position": {"type": "integer", "minimum": 0}, "word": shown, "value": _number()})
     explanation = _object(
         {
             "method": {"enum": list(METHODS)},

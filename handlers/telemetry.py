@@ -86,7 +86,7 @@ class Telemetry:
         self._add("newsgroups_errors_total", 1, str(error.code), error.reason)
 
     def timed(self, seconds: Mapping[str, float]) -> None:
-        """Record what one batch spent on each step, in seconds: decode, tokenize, infer, encode."""
+        """Record what one batch spent on each step, in seconds: decode, tokenize, infer, explain, encode."""
         for step, value in seconds.items():
             self._add("newsgroups_step_seconds", value, step)
 

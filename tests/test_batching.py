@@ -10,14 +10,13 @@ import pytest
 from tests.bench.batching import TRIED, Trial, search, settings, with_settings
 
 ROOT = Path(__file__).resolve().parent.parent
-SHIPPED = {"batchSize": 16, "maxBatchDelay": 5, "maxWorkers": 1, "TOKEN_BUDGET": 4096}
+SHIPPED = {"batchSize": 16, "maxBatchDelay": 5, "maxWorkers": 1}
 
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
     with zipfile.ZipFile(tmp_path / "m.mar", "w") as content:
         content.write(ROOT / "serve" / "newsgroups.yaml", "newsgroups.yaml")
-        content.write(ROOT / "handlers" / "predictor.py", "handlers/predictor.py")
         content.writestr("model.onnx", b"batchSize: 3")
     return tmp_path / "m.mar"
 
@@ -25,7 +24,7 @@ def archive(tmp_path: Path) -> Path:
 def test_a_copy_differs_in_its_settings_alone(archive: Path, tmp_path: Path) -> None:
     before = settings(archive)
     assert before.keys() == SHIPPED.keys()
-    changed = {"batchSize": 7, "maxBatchDelay": 9, "maxWorkers": 2, "TOKEN_BUDGET": 123}
+    changed = {"batchSize": 7, "maxBatchDelay": 9, "maxWorkers": 2}
     with_settings(archive, tmp_path / "copy.mar", changed)
     assert settings(tmp_path / "copy.mar") == changed
     with zipfile.ZipFile(tmp_path / "copy.mar") as copy:

@@ -95,6 +95,32 @@ def test_an_answer(handler: NewsgroupsHandler, bundle: Path) -> None:
     assert answer["model"] == {"name": "newsgroups", "version": "1.0"}
 
 
+def test_an_answer_has_the_name_that_was_asked(bundle: Path) -> None:
+    usual = torch.get_num_threads()
+    made, around = NewsgroupsHandler(), context(bundle, [row({"text": CAR})])
+    around.model_name = "another"
+    made.initialize(around)
+    torch.set_num_threads(usual)
+    [body] = made.handle([row({"text": CAR})[0]], around)
+    assert json.loads(body)["model"]["name"] == "another"
+
+
+def test_no_answer_grows_with_what_it_repeats_of_its_request(handler: NewsgroupsHandler, bundle: Path) -> None:
+    tensor = {"name": "text", "shape": [1], "datatype": "BYTES", "data": [CAR]}
+    explained = (
+        row("\U00010428" * 500_000, "text/plain")[0],
+        {"body": {"content-type": "text/plain"}, "explain": "True"},
+    )
+    for asked, code in (
+        (row({"inputs": [tensor], "outputs": [{"name": "probabilities"}] * 600}), 422),
+        (row({"inputs": [tensor], "id": "\u0436" * 100_000}), 422),
+        (row({"text": CAR, "\u0436" * 100_000: 1}), 422),
+        (explained, 200),
+    ):
+        [(status, answer)] = serve(handler, bundle, asked)
+        assert status == code and len(json.dumps(answer)) < 3000
+
+
 def test_options(handler: NewsgroupsHandler, bundle: Path) -> None:
     text = "the team won the game on ice"
     (_, fast), (_, full), (_, top) = serve(

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from tests.bench.bodies import Body, corpus
-from tests.bench.hostile import GOOD, Checker, in_process, tiny_worker
-from tests.bench.verdict import Tally, fault, same
+from tests.bench.client import Reply
+from tests.bench.hostile import GOOD, Checker, front_end_refusal, in_process, tiny_worker
+from tests.bench.verdict import LARGEST_ANSWER, Tally, fault, same
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +71,20 @@ def test_a_handler_that_fails_is_noticed(checker: Checker, monkeypatch: pytest.M
         (0, "", b"TimeoutError", "status 0"),
         (200, "application/json", b'{"a": NaN}', "no JSON"),
         (200, "text/plain", b"{}", "another content type"),
+        (200, "application/json", b'"' + b"a" * LARGEST_ANSWER + b'"', "an answer that the front end does not take"),
     ],
 )
 def test_what_is_wrong_with_an_answer(status: int, media: str, body: bytes, expected: str | None) -> None:
     assert fault(status, media, body) == expected
+
+
+def test_what_the_front_end_says_for_a_handler_that_failed_is_no_refusal() -> None:
+    def said(kind: str) -> str | None:
+        content = json.dumps({"code": 500, "type": kind, "message": ""}).encode()
+        return front_end_refusal(Reply(500, "application/json", content, 0.0, 0.0))
+
+    assert said("ErrorDataDecoderException") == "ErrorDataDecoderException"
+    assert said("InternalServerException") is None
 
 
 def test_a_changed_batchmate_is_noticed() -> None:

@@ -73,8 +73,22 @@ def test_a_news_article_of_1993() -> None:
         (b"Content-Type: message/rfc822\n\n" * 5000 + b"a", 413),
         (b"".join(b"Content-Type: multipart/mixed; boundary=b%d\n\n--b%d\n" % (i, i) for i in range(900)), 413),
         (b"\n" * 400_000, 413),
+        (b"\r" * 400_000, 413),
+        (b"".join(b"Content-Type: multipart/mixed; boundary=b%d\r\r--b%d\r" % (i, i) for i in range(900)), 413),
     ],
-    ids=["html", "no text", "no boundary", "charset", "bytes", "slow codec", "nested mails", "nested parts", "lines"],
+    ids=[
+        "html",
+        "no text",
+        "no boundary",
+        "charset",
+        "bytes",
+        "slow codec",
+        "nested mails",
+        "nested parts",
+        "lines",
+        "CR",
+        "CR parts",
+    ],
 )
 def test_refusals(raw: bytes, code: int) -> None:
     with pytest.raises(RequestError) as caught:

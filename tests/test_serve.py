@@ -158,7 +158,7 @@ def test_every_answer_and_refusal_is_counted(client: Client) -> None:
     for step in {dict(labels)["step"] for name, labels in client.scrape() if name == "newsgroups_step_seconds_count"}:
         # Two of the six requests were refused before the model saw them.
         grown("newsgroups_step_seconds_count", 6 if step in ("decode", "encode") else 4, step=step)
-        assert step in {"decode", "tokenize", "infer", "encode"}
+        assert step in {"decode", "tokenize", "infer", "explain", "encode"}
 
 
 def test_drift_shows_after_a_window_of_foreign_posts(client: Client) -> None:

@@ -2,16 +2,15 @@
 
     python -m tests.bench.batching --variant newsgroups-onnx-int8
 
-batchSize, maxBatchDelay and maxWorkers live in the archive's YAML (threads are cores / workers), the token budget in
-its predictor: each trial serves a copy of the archive with one of them changed. Prints what a lone user waits for and
-what sixteen get through, which is the trade-off. Needs the archives of `dvc repro`.
+batchSize, maxBatchDelay and maxWorkers live in the archive's YAML (threads are cores / workers): each trial serves a
+copy of the archive with one of them changed. Prints what a lone user waits for and what sixteen get through, which is
+the trade-off. Needs the archives of `dvc repro`.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import re
 import sys
 import tempfile
 import zipfile
@@ -19,24 +18,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from stages.benchmark import Bench, Plan
 from stages.files import write_csv
+from stages.package import MODEL_CONFIG
 from stages.params import load
 from stages.paths import MODEL_STORE, PREPARED
 from stages.torchserve import serving
 
-# Where a setting is written: member of the archive, and the number in it.
-PLACES = {
-    "batchSize": ("newsgroups.yaml", r"^(batchSize: )(\d+)"),
-    "maxBatchDelay": ("newsgroups.yaml", r"^(maxBatchDelay: )(\d+)"),
-    "maxWorkers": ("newsgroups.yaml", r"^(maxWorkers: )(\d+)"),
-    "TOKEN_BUDGET": ("handlers/predictor.py", r"^(TOKEN_BUDGET = )(\d+)"),
-}
+CONFIG = MODEL_CONFIG.name
 TRIED = {
     "batchSize": (2, 4, 8, 16),
     "maxBatchDelay": (1, 5, 20),
     "maxWorkers": (1, 2),
-    "TOKEN_BUDGET": (1024, 4096, 16384),
 }
 
 
@@ -51,14 +46,11 @@ class Trial:
 
 def settings(archive: Path) -> dict[str, int]:
     """The settings that an archive ships with. Raises ValueError where one is not found."""
-    found = {}
     with zipfile.ZipFile(archive) as content:
-        for name, (member, pattern) in PLACES.items():
-            match = re.search(pattern, content.read(member).decode(), re.MULTILINE)
-            if not match:
-                raise ValueError(f"{archive}: {member} does not set {name}")
-            found[name] = int(match[2])
-    return found
+        config = yaml.safe_load(content.read(CONFIG))
+    if missing := sorted(TRIED.keys() - config.keys()):
+        raise ValueError(f"{archive}: {CONFIG} does not set {missing[0]}")
+    return {name: config[name] for name in TRIED}
 
 
 def with_settings(archive: Path, target: Path, values: Mapping[str, int]) -> None:
@@ -66,12 +58,10 @@ def with_settings(archive: Path, target: Path, values: Mapping[str, int]) -> Non
     with zipfile.ZipFile(archive) as source, zipfile.ZipFile(target, "w") as copy:
         for item in source.infolist():
             content = source.read(item)
-            for name, value in values.items():
-                member, pattern = PLACES[name]
-                if item.filename == member:
-                    # minWorkers may not exceed maxWorkers, and all of them are wanted from the start.
-                    pattern = pattern.replace("maxWorkers", "(?:min|max)Workers")
-                    content = re.sub(pattern, rf"\g<1>{value}", content.decode(), flags=re.MULTILINE).encode()
+            if item.filename == CONFIG:
+                # minWorkers may not exceed maxWorkers, and all of them are wanted from the start.
+                config = yaml.safe_load(content) | values | {"minWorkers": values["maxWorkers"]}
+                content = yaml.safe_dump(config).encode()
             copy.writestr(item, content)
 
 
@@ -108,7 +98,7 @@ def main() -> None:
     if not archive.is_file():
         sys.exit(f"{archive} is missing: run dvc repro")
     plan = Plan(params.seed, params.benchmark.slo_ms, options.requests, 30, 1, 10, (1, 16), 1, full_path)
-    header = [*PLACES, "alone p99 ms", "16: requests/s", "16: p99 ms"]
+    header = [*TRIED, "alone p99 ms", "16: requests/s", "16: p99 ms"]
     print("".join(f"{name:>15}" for name in header))
     table: list[list[float]] = []
 

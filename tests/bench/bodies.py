@@ -179,6 +179,8 @@ def corpus() -> list[Body]:
         *(_tensor(f"data {data!r}", data=data) for data in ("a car", [], [5], [None], [["a car"]], {}, None)),
         _tensor("empty and matching", shape=[0], data=[]),
         _tensor("parameters", parameters={"binary_data_size": 5}),
+        _json("600 times the same output", {"inputs": [TENSOR], "outputs": [{"name": "probabilities"}] * 600}, "infer"),
+        _json("an id of 10,000 letters", {"inputs": [TENSOR], "id": "\u0436" * 10_000}, "infer"),
         _json("no tensor", {"inputs": []}, "infer"),
         _json("two tensors", {"inputs": [{}, {}]}, "infer"),
         _json("inputs that are text", {"inputs": "a car"}, "infer"),
@@ -214,6 +216,11 @@ def large() -> list[Body]:
         _json("a million letters of ligatures", {"text": "\ufdfa" * 300_000}),
         _json("a million marks", {"text": "a" + "\u0316\u0300" * 300_000}),
         _json("a list of a million", [0] * 600_000),
+        Body("a key of two megabytes", ('{"text": "a car", "' + "\u0436" * (LARGE // 2) + '": 1}').encode()),
+        Body(
+            "one word of a million letters, explained", ("\U00010428" * 999_990).encode(), "text/plain", "explanations"
+        ),
+        _json("an output 100,000 times", {"inputs": [TENSOR], "outputs": [{"name": "label"}] * 100_000}, "infer"),
         Body("as long as is allowed", b"the engine " * 90_000, "text/plain", "explanations"),
     ]
 

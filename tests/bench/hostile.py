@@ -39,9 +39,11 @@ GOOD = (
     Body("good, explained", b'{"text": "a hockey team plays on ice"}', endpoint="explanations"),
     Body("good, several", b'{"instances": ["the goalie saved the puck", "a satellite"], "top_k": 2}'),
 )
-# Hostile bodies beside the good ones in one batch; together twice what the server takes at once.
+# Hostile bodies beside the good ones in one batch; together four times what the server takes at once.
 HOSTILE_A_BATCH = 12
 CLIENTS = 16
+# How the front end names a batch of which the worker made no answers, because the handler raised or the worker died.
+HANDLER_FAILED = "InternalServerException"
 
 
 class Checker:
@@ -133,12 +135,15 @@ def over_http(archive: Path, count: int, seed: int) -> tuple[Tally, list[str]]:
 
 
 def front_end_refusal(reply: Reply) -> str | None:
-    """The name that TorchServe's front end gives to its own refusal; None for an answer of the handler."""
+    """The name that TorchServe's front end gives to its own refusal; None for an answer of the handler, and for what
+    the front end says when the handler gave none."""
     try:
         answer = parse(reply.body)
     except ValueError:
         return None
-    return answer["type"] if isinstance(answer, dict) and answer.keys() == FRONT_END_KEYS else None
+    if not isinstance(answer, dict) or answer.keys() != FRONT_END_KEYS or answer["type"] == HANDLER_FAILED:
+        return None
+    return answer["type"]
 
 
 def damaged(body: Body, generator: random.Random) -> Body:

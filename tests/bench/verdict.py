@@ -15,6 +15,8 @@ ERROR_KEYS = {"code", "reason", "field", "mend"}
 CODES = (200, 400, 413, 415, 422)
 FRONT_END_KEYS = {"code", "type", "message"}
 TOLERANCE = 1e-4
+# Bytes of one answer that TorchServe's front end takes (max_response_size); it ends the worker that gives more.
+LARGEST_ANSWER = 6_553_500
 
 
 @dataclass
@@ -64,6 +66,8 @@ def fault(status: int, media: str, body: bytes) -> str | None:
         return f"status {status}"
     if media != JSON:
         return "another content type"
+    if len(body) > LARGEST_ANSWER:
+        return "an answer that the front end does not take"
     try:
         answer = parse(body)
     except ValueError:
