@@ -21,8 +21,6 @@ _WEIGHTS = (0.1, 0.9)
 
 # Two words put whole topics ("for sale") on one side, which costs training half a point of accuracy.
 _SUBJECT_WORDS = 3
-_SUBJECT_LINE = re.compile(r"^subject:(.*)$", re.IGNORECASE | re.MULTILINE)
-_HEAD = 4000  # characters in which it is looked for
 _WORD = re.compile(r"[^\W\d_]+")
 _REPLY = frozenset({"re", "fwd", "fw", "was", "subject"})
 
@@ -45,10 +43,11 @@ def near_duplicates(texts: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def threads(texts: Sequence[str]) -> list[tuple[int, int]]:
-    """Pairs of posts, (first of its thread, other), whose subjects begin with the same words, replies' marks left out.
+    """Pairs of posts, (first of its thread, other), that begin with the same words, replies' marks left out.
 
-    The subject is the line that says so, else what the post begins with: in the package-index corpus that is the
-    subject, which a reply repeats. A post whose headers were removed has none, and begins with whatever it begins with.
+    A news post starts with its subject line in the package-index corpus, and a reply repeats it. Where posts begin with
+    something else, as scikit-learn's do, there are no threads to be seen, and this groups posts that happen to begin
+    alike.
     """
     first: dict[str, int] = {}
     return [
@@ -76,7 +75,6 @@ def _alike(first: set[bytes], second: set[bytes]) -> bool:
 
 
 def _subject(text: str) -> str:
-    line = _SUBJECT_LINE.search(text[:_HEAD])
-    words = _WORD.findall((line[1] if line else text[:400]).lower())
+    words = _WORD.findall(text[:400].lower())
     start = next((i for i, word in enumerate(words) if word not in _REPLY), 0)
     return " ".join(words[start : start + _SUBJECT_WORDS])

@@ -23,12 +23,6 @@ def jaccard(first: str, second: str) -> float:
     return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
 
 
-def test_a_subject_line_is_the_subject_wherever_it_stands() -> None:
-    headed = "From: {} <x@y>\nSubject: {}Fast orbit around the moon\nLines: 3\n\nI have a question"
-    texts = [headed.format("ann", ""), headed.format("ben", "Re: "), "I have a question about ice"]
-    assert threads(texts) == [(0, 1)]
-
-
 def test_near_duplicates_are_those_of_an_exact_comparison() -> None:
     texts = []
     for seed in range(30):
