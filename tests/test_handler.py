@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,6 +21,7 @@ from ts.utils.util import list_classes_from_module
 
 import handlers.newsgroups
 import handlers.newsgroups_onnx
+from handlers.cores import usable_cores
 from handlers.explaining import DEFAULT, METHODS, explain
 from handlers.newsgroups import EXPLAINED_WORDS, NewsgroupsHandler
 from handlers.predictor import Answer
@@ -357,7 +357,7 @@ def test_workers_share_the_cores(bundle: Path) -> None:
             torch.set_num_threads(usual)
             return engine
 
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     for workers in (1, cores, 4 * cores):
         Recording().initialize(context(bundle, maxWorkers=workers))
     assert seen == [(cores, "cpu"), (1, "cpu"), (1, "cpu")]
