@@ -15,6 +15,8 @@ from handlers.text import CHARACTERS_PER_TOKEN
 SPANS = {"occlusion": 1, "spans": 4}
 METHODS = ("linear", *SPANS)
 DEFAULT = "occlusion"
+# Words whose scores are turned into log-odds at once, which takes several arrays of [words, classes].
+BLOCK = 4096
 
 _TOKEN = re.compile(TOKEN_PATTERN)
 
@@ -65,8 +67,14 @@ def contributions(
     for span, without in zip(spans, joint[1:], strict=True):
         # The linear scores are the same in both.
         losses[span.start : span.stop] += (joint[0] - without) / len(span)
-    whole, fewer = fusion.log_full(joint[:1]), fusion.log_full(joint[0] - losses)
-    return np.stack([log_odds(whole, label) - log_odds(fewer, label) for label in labels])
+    whole = fusion.log_full(joint[:1])
+    values = np.empty((len(labels), len(words)))
+    # A post of a megabyte has half a million words.
+    for start in range(0, len(words), BLOCK):
+        fewer = fusion.log_full(joint[0] - losses[start : start + BLOCK])
+        for row, label in zip(values, labels, strict=True):
+            row[start : start + BLOCK] = log_odds(whole, label) - log_odds(fewer, label)
+    return values
 
 
 def log_odds(scores: np.ndarray, label: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import logging
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from datasets.exceptions import DatasetGenerationError
 
 from stages.splitting import held_out
 from stages.stage import StageError
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "test")
 COLUMNS = ("text", "label")
@@ -43,11 +46,18 @@ def read_corpus(path: Path, test_share: float, seed: int) -> dict[str, Rows]:
         return parts
     rows = parts["train"]
     _check_counts(str(path), rows, 3)
-    _, classes = np.unique([label for label, _ in rows], return_inverse=True)
+    names, classes = np.unique([label for label, _ in rows], return_inverse=True)
     try:
         test = set(held_out([text for _, text in rows], classes, "duplicates", test_share, seed).tolist())
     except ValueError as error:
         raise StageError(f"{path} cannot be split by class: {error}; raise data.test or add posts") from error
+    for label in sorted(set(classes.tolist())):
+        own = set(np.flatnonzero(classes == label).tolist())
+        if not own - test or not own & test:
+            raise StageError(
+                f"{path}: the posts of {names[label]} are nearly the same, and are kept together: give train and test "
+                "parts of your own, or remove the repetitions"
+            )
     return {
         "train": [row for i, row in enumerate(rows) if i not in test],
         "test": [row for i, row in enumerate(rows) if i in test],
@@ -82,7 +92,10 @@ def _rows(source: Path) -> Rows:
 
 
 def _folder_rows(folder: Path) -> Iterator[tuple[str, str]]:
-    for kind in sorted(place for place in folder.iterdir() if place.is_dir() and not _hidden(place, folder)):
+    kinds = sorted(place for place in folder.iterdir() if place.is_dir())
+    if hidden := [kind.name for kind in kinds if _hidden(kind, folder)]:
+        log.warning("%s: hidden folders are no classes: %s", folder, ", ".join(hidden))
+    for kind in (kind for kind in kinds if not _hidden(kind, folder)):
         for path in sorted(place for place in kind.rglob("*") if place.is_file() and not _hidden(place, folder)):
             _check_utf8(path)
             yield kind.name, path.read_text(encoding="utf-8")

@@ -134,8 +134,10 @@ def train(candidate: str, seed: int, settings: Train) -> None:
             model.cpu().save(folder)
             shutil.copyfile(PRETRAINED / candidate / TOKENIZER_FILE, folder / TOKENIZER_FILE)
         accelerator.get_tracker("dvclive", unwrap=True).summary |= summary(trainer, progress)
-        remove(checkpoint)
     accelerator.end_training()
+    if accelerator.is_main_process:
+        # Last, when all that it could restore is written.
+        remove(checkpoint)
 
 
 def main() -> None:

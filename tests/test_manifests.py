@@ -77,6 +77,12 @@ def test_a_pod_is_locked_down_bounded_and_probed_by_a_prediction(name: str) -> N
     assert pod["terminationGracePeriodSeconds"] >= pause + STOP_TIMEOUT
 
 
+def test_a_worker_is_started_again_for_weeks() -> None:
+    seconds = yaml.safe_load((SERVE / "newsgroups.yaml").read_text())["maxRetryTimeoutInSec"]
+    # TorchServe 0.12 multiplies it by 1,000 in 32 bits (org.pytorch.serve.wlm.Model).
+    assert seconds > 7 * 24 * 3600 and seconds * 1000 < 2**31
+
+
 def test_nobody_but_the_gateway_and_prometheus_reaches_either_pod() -> None:
     [container] = PODS["kserve"]["containers"]
     assert {port["containerPort"] for port in container["ports"]} < {8080, 8082}

@@ -54,12 +54,20 @@ def test_twins_are_not_divided_between_training_and_test(tmp_path: Path) -> None
     assert not {text for _, text in parts["train"]} & {text for _, text in parts["test"]}
 
 
-def test_hidden_files_are_no_posts(tmp_path: Path) -> None:
+def test_a_class_that_repeats_one_post_is_named(tmp_path: Path) -> None:
+    same = [("reply", "thank you for your message which will be answered as soon as we can")] * 9
+    rows = [(label, " ".join(f"{label}-{word}-{i}" for i in range(9))) for label, word in PAIRS]
+    with pytest.raises(StageError, match="the posts of reply are nearly the same"):
+        read_corpus(as_csv(tmp_path / "posts.csv", [*rows, *same]), 0.25, seed=1)
+
+
+def test_hidden_files_are_no_posts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = as_folder(tmp_path / "train", ROWS)
     (folder / "01" / ".DS_Store").write_bytes(b"\x00\xff")
     as_folder(folder / ".ipynb_checkpoints" / "zwei", ROWS)
     as_folder(tmp_path / "test", ROWS[::4])
     assert read_corpus(tmp_path, 0.25, 1)["train"] == ROWS
+    assert "hidden folders are no classes: .ipynb_checkpoints" in caplog.text
 
 
 @pytest.mark.parametrize(
