@@ -45,7 +45,7 @@ FACTS = Facts(
     },
     posts={"train": 9, "validation": 9, "test": 9},
     quality={"selected": {"name": "roberta", **SCORES, "over_baseline": GAIN}, "baseline": SCORES},
-    params={},
+    params={"augment": {"share": 0.0}},
 )
 POSTS = ["The Rocket reached orbit 🚀", "the goalie saved the puck — naïvely", "Old car", "moon " * 60]
 TOLERANCE = 1e-4
