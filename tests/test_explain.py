@@ -16,10 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handlers import explaining
-from handlers.model import Classifier
 from handlers.predictor import Predictor
 from stages import attribution, explain_page
-from stages.attention import attention, encode_words, merge, probabilities, rollout
+from stages.attention import encode_words
 from stages.comparison import compare, correlation, judge, stability, summary, verdict
 from stages.corpus import features
 from stages.evaluate import predictions, systems
@@ -104,42 +103,6 @@ def test_integrated_gradients_sum_to_the_difference_of_the_ends(predictor: Predi
     for row, label in zip(values, labels, strict=True):
         fall = explaining.log_odds(end, label) - explaining.log_odds(start, label)
         assert row.sum() == pytest.approx(fall, abs=2e-3)
-
-
-def test_pieces_merge_into_their_words(predictor: Predictor) -> None:
-    words = ["car", "unheardof", "moon's", "x"]
-    encoding, owners = encode_words(predictor, words)
-    for word, piece in zip(owners, encoding.tokens, strict=True):
-        assert (
-            word == -1 if piece in ("[CLS]", "[SEP]") else piece == "[UNK]" or piece.removeprefix("##") in words[word]
-        )
-    assert merge(np.arange(4.0), np.array([-1, 0, 0, 1]), 3).tolist() == [3, 3, 0]
-
-
-def test_attention_of_whole_words_is_the_models(predictor: Predictor) -> None:
-    words = ["my", "old", "car", "needs", "brakes", "and", "oil"]
-    result = attention(predictor, words)
-    for shares in (result.last, result.rollout, *result.heads):
-        assert shares.sum() == pytest.approx(1)
-    assert result.matrices.shape == (2, len(words), len(words))
-    encoding, _ = encode_words(predictor, words)
-    assert encoding.tokens[1:-1] == words  # the tiny vocabulary has them all, so nothing is merged
-    last = probabilities(predictor.engine.model, encoding.ids, "cpu")[-1]
-    np.testing.assert_allclose(result.matrices, last[:, 1:-1, 1:-1])
-    for shares, weights in ((result.last, last.mean(axis=0)), (result.heads[1], last[1])):
-        received = weights.mean(axis=0)[1:-1]
-        np.testing.assert_allclose(shares, received / received.sum())
-
-
-def test_rollout_of_a_layer_that_copies_is_the_identity() -> None:
-    np.testing.assert_allclose(rollout(np.stack([np.eye(4)] * 3)), np.eye(4))
-
-
-def test_rollout_rows_stay_distributions(predictor: Predictor, tiny_bundle: Path) -> None:
-    ids = predictor.encoder(["engine oil for the car"])[0].ids
-    layers = probabilities(Classifier.load(tiny_bundle), ids, "cpu")
-    assert layers.shape == (2, 2, len(ids), len(ids))
-    np.testing.assert_allclose(rollout(layers.mean(axis=1)).sum(axis=1), 1, atol=1e-6)
 
 
 def test_explanation_is_of_the_full_model_on_raw_text(predictor: Predictor, explanation: Explanation) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,24 @@ def with_config(archive: Path, folder: Path, workers: int | None = None, precisi
     its PyTorch engine; the archive itself where neither is given."""
     if workers is None and precision is None:
         return archive
-    changes: dict[str, int] = {} if workers is None else {"minWorkers": workers, "maxWorkers": workers}
-    target = folder / archive.name
+
+    def change(config: dict[str, Any]) -> None:
+        if workers is not None:
+            config |= {"minWorkers": workers, "maxWorkers": workers}
+        if precision is not None:
+            config["handler"]["precision"] = precision
+
+    return reconfigured(archive, folder / archive.name, change)
+
+
+def reconfigured(archive: Path, target: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A copy of the archive, its YAML changed in place by `change`; returns `target`."""
     with zipfile.ZipFile(archive) as source, zipfile.ZipFile(target, "w") as copy:
         for entry in source.infolist():
             with source.open(entry) as reader, copy.open(entry, "w") as writer:
                 if entry.filename == MODEL_CONFIG.name:
-                    config = yaml.safe_load(reader) | changes
-                    if precision is not None:
-                        config["handler"]["precision"] = precision
+                    config = yaml.safe_load(reader)
+                    change(config)
                     writer.write(yaml.safe_dump(config).encode())
                 else:
                     shutil.copyfileobj(reader, writer)

@@ -26,6 +26,7 @@ from stages.package import MODEL_CONFIG
 from stages.params import load
 from stages.paths import MODEL_STORE, PREPARED
 from stages.torchserve import serving
+from tests.bench.archives import reconfigured
 
 CONFIG = MODEL_CONFIG.name
 TRIED = {
@@ -55,14 +56,8 @@ def settings(archive: Path) -> dict[str, int]:
 
 def with_settings(archive: Path, target: Path, values: Mapping[str, int]) -> None:
     """Write a copy of an archive with other settings."""
-    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(target, "w") as copy:
-        for item in source.infolist():
-            content = source.read(item)
-            if item.filename == CONFIG:
-                # minWorkers may not exceed maxWorkers, and all of them are wanted from the start.
-                config = yaml.safe_load(content) | values | {"minWorkers": values["maxWorkers"]}
-                content = yaml.safe_dump(config).encode()
-            copy.writestr(item, content)
+    # minWorkers may not exceed maxWorkers, and all of them are wanted from the start.
+    reconfigured(archive, target, lambda config: config.update(values, minWorkers=values["maxWorkers"]))
 
 
 def search(measure: Callable[[dict[str, int]], Trial], start: dict[str, int], slo_ms: float) -> dict[str, int]:
