@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import os
-import platform
 
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 
-from handlers.memory import keep_freed_memory
+from handlers.memory import keep_few_kernels, keep_freed_memory
 from handlers.model import plain_attention
 from stages.hardware import choose_device, choose_precision
 from stages.stage import StageError
-
-# Kernels that oneDNN keeps: what one pass uses in all its layers, with room to spare.
-KERNELS = 64
 
 
 def processes() -> PartialState:
@@ -45,27 +39,6 @@ def build_accelerator(asked: str) -> Accelerator:
         # Logs nothing until `init_trackers` says where to.
         log_with="dvclive",
     )
-
-
-def keep_few_kernels() -> None:
-    """Let oneDNN keep KERNELS compiled kernels, where it has not been used yet and the environment asks for no number.
-
-    It compiles one for each shape and keeps 1,024. The layers of a pass share theirs, but the next batch has other
-    lengths: what is kept longer is hardly used again, and was 390 MiB after 80 steps in bf16 and growing, for no time
-    saved. See https://uxlfoundation.github.io/oneDNN/dev_guide_primitive_cache.html.
-    """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
-
-
-def give_back_freed_memory() -> None:
-    """Return to the system what this process has freed and kept.
-
-    Batches of many lengths leave gaps of many sizes, which the next ones fit less and less: now and then, so that they
-    do not add up. Where the C library is not glibc, nothing happens. See malloc_trim(3),
-    https://man7.org/linux/man-pages/man3/malloc_trim.3.html.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def precision_of(accelerator: Accelerator) -> str:

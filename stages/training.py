@@ -22,10 +22,11 @@ from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from handlers.memory import give_back_freed_memory
 from handlers.model import Classifier
 from handlers.text import pack_by_length
 from stages import checkpoint
-from stages.acceleration import attention, give_back_freed_memory
+from stages.acceleration import attention
 from stages.batches import Split, epoch_batches, passes, to_tensors
 from stages.interruption import interruptible
 from stages.optimizer import build_optimizer, build_schedule, class_weights

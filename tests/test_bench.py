@@ -94,10 +94,9 @@ def test_ratios_of_what_was_measured() -> None:
         return {"capacity_rps": rps, "saturated_rps": 2 * rps, "macro_f1": f1}
 
     figures = {"ours": {"off": measured(30, 0.88), "on": measured(90, 0.89)}, "stock": measured(15, 0.87)}
-    found = ratios(figures | {"limit": {"rps": 80.0}})
+    found = ratios(figures)
     assert found["capacity_rps_cascade_off_over_stock"] == 2 and found["capacity_rps_cascade_on_over_stock"] == 6
     assert found["macro_f1_cascade_on_less_stock"] == 0.02
-    assert found["saturated_over_in_process"] == 0.75
     assert ratios({"noop": {}}) == {}
 
 
