@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest.capacity import enclose, highest_rate
+from loadtest.capacity import STEP, enclose, highest_rate
 from stages.files import read_json, replacing, write_csv, write_json
 from stages.html import write_section
 from stages.loadrun import Point, Target, latencies, problems, read_point, run
@@ -34,15 +34,18 @@ FIRST_RATE = 0.7
 # Rates that a round of the confirmation tries at most, to enclose a capacity.
 TRIES = 4
 FEWEST_REQUESTS = 50
+# Its multiples, modulo 1, spread evenly however many there are (Weyl's sequence).
+GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What is measured of every variant; figures as in params.yaml.
 
-    seconds: that one rate may take. rounds: of the confirmation. full_path: also with the cascade off.
+    requests: at every rate, where they take least_seconds to most_seconds. rounds: of the confirmation. full_path: also
+    with the cascade off.
     """
 
     seed: int
@@ -50,7 +53,8 @@ class Plan:
     requests: int
     warmup: int
     steps: int
-    seconds: float
+    least_seconds: float
+    most_seconds: float
     users: tuple[int, ...]
     rounds: int
     full_path: bool
@@ -73,8 +77,10 @@ class Bench:
 
     def opened(self, offered: float, name: str, full_path: bool, seed: int) -> Point:
         """Poisson arrivals at `offered` requests a second."""
-        # On a slow machine few requests take long: the time that a rate may take bounds their number.
-        requests = min(self.plan.requests, max(FEWEST_REQUESTS, round(offered * self.plan.seconds)))
+        # As long for fast variants as for slow ones: what arrives beyond the capacity waits longer and longer, which
+        # takes its time to show.
+        fewest, most = offered * self.plan.least_seconds, offered * self.plan.most_seconds
+        requests = max(FEWEST_REQUESTS, round(min(max(self.plan.requests, fewest), most)))
         path = self.samples / f"{name}.csv"
         point = run(self.server, self.variant, self.posts, seed, requests, path, rate=offered, full_path=full_path)
         slo_ms = self.plan.slo_ms
@@ -123,7 +129,9 @@ class Bench:
             points.append(self.opened(offered, path, full_path, seed))
             return points[-1].sustained(self.plan.slo_ms)
 
-        enclose(sustained, start, TRIES)
+        # From elsewhere within a step each time, evenly spread: on the same rates, all rounds would find the same, and
+        # their interval would say that the capacity is known to the digit.
+        enclose(sustained, start * STEP ** (turn * GOLDEN_RATIO % 1 - 0.5), TRIES)
         return points
 
 
@@ -241,7 +249,8 @@ def main() -> None:
             requests=min(knobs.requests, 5 * quick) if quick else knobs.requests,
             warmup=min(knobs.warmup, 20) if quick else knobs.warmup,
             steps=min(knobs.steps, 2) if quick else knobs.steps,
-            seconds=min(knobs.seconds, 4) if quick else knobs.seconds,
+            least_seconds=0 if quick else knobs.least_seconds,
+            most_seconds=min(knobs.most_seconds, 4) if quick else knobs.most_seconds,
             users=knobs.users[-1:] if quick else knobs.users,
             rounds=1 if quick else knobs.rounds,
             full_path=not quick,

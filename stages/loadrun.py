@@ -42,7 +42,10 @@ class Target(Protocol):
 
 @dataclass(frozen=True)
 class Point:
-    """What one run measured. Percentiles are exact, over all requests, answered rightly or not.
+    """What one run measured.
+
+    Percentiles are exact, over the requests that were answered rightly, or over all where none was: refusals come fast,
+    and would make a server that turns clients away look quick.
 
     rate: offered requests a second, None in a closed loop. users: of a closed loop, None in an open one. rps: answered
     requests a second. lag_p99_ms: how late the generator sent. core_share: of one core that it used. machine_share: of
@@ -131,7 +134,8 @@ def read_point(runs: Sequence[Path], rate: float | None, users: int | None, cpu_
         ends = [float(row["scheduled_s"]) + float(row["latency_ms"]) / 1000 for row in own]
         seconds += max(ends) - min(float(row["scheduled_s"]) for row in own)
         rows += own
-    times = [float(row["latency_ms"]) for row in rows]
+    times = [float(row["latency_ms"]) for row in rows if row["ok"] == "1"]
+    times = times or [float(row["latency_ms"]) for row in rows]
     return Point(
         rate=rate,
         users=users,

@@ -154,7 +154,8 @@ class Benchmark:
     requests: int = between(20, 1_000_000)
     warmup: int = between(1, 1_000_000)
     steps: int = between(1, 20)
-    seconds: float = between(1, 600)
+    least_seconds: float = between(0, 600)
+    most_seconds: float = between(1, 600)
     rounds: int = between(1, 20)
     users: tuple[int, ...] = between(1, 1000, members=1)
 

@@ -64,8 +64,9 @@ def enclosed(points: Sequence[Point], slo_ms: float) -> tuple[float, bool]:
     """The capacity that one round found, requests a second, and whether it lies between a rate that held and one that
     did not.
 
-    Between them the logarithm of p99 is taken to grow evenly with that of the rate. Where only one of them was found,
-    or what did not hold failed by other than its latency, it is the highest rate that held, or 0.
+    Between them the logarithm of p99 is taken to grow evenly with that of the rate. Where what did not hold failed by
+    other than its latency, nothing says where between them, and it is the middle. Where only one of them was found, it
+    is the highest rate that held, or 0.
     """
     best = points[nearest(points, slo_ms)]
     if not best.sustained(slo_ms):
@@ -76,7 +77,7 @@ def enclosed(points: Sequence[Point], slo_ms: float) -> tuple[float, bool]:
         return rate(best), False
     worst = min(missed, key=rate)
     if worst.errors:
-        return rate(best), True
+        return math.sqrt(rate(best) * rate(worst)), True
     share = math.log(slo_ms / best.p99_ms) / math.log(worst.p99_ms / best.p99_ms)
     return rate(best) * (rate(worst) / rate(best)) ** share, True
 
@@ -84,7 +85,8 @@ def enclosed(points: Sequence[Point], slo_ms: float) -> tuple[float, bool]:
 def capacity(curve: Curve, slo_ms: float) -> dict[str, Any]:
     """capacity_rps, the mean of the rounds, with its 95% interval; and p50_ms, p99_ms, processor time near it.
 
-    confirmed: whether each round found a rate that held and one that did not.
+    confirmed: whether each round found a rate that held and one that did not. enough_requests: whether each run of the
+    rounds had so many that its p99 can be relied on.
     """
     found = [enclosed(points, slo_ms) for points in curve.rounds]
     mean, low, high = mean_interval([each for each, _ in found])
@@ -98,7 +100,7 @@ def capacity(curve: Curve, slo_ms: float) -> dict[str, Any]:
         "p99_ms": round(curve.near.p99_ms, 1),
         "cpu_ms": round(curve.near.cpu_ms, 1),
         "requests": curve.near.requests,
-        "enough_requests": curve.near.requests >= ENOUGH,
+        "enough_requests": all(point.requests >= ENOUGH for points in curve.rounds for point in points),
     }
 
 

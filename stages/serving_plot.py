@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from scipy.optimize import isotonic_regression
 
 from stages.files import replacing
@@ -30,22 +33,28 @@ COLUMNS = (
 
 
 def draw_curves(table: Sequence[Sequence[Any]], slo_ms: float, path: Path) -> None:
-    """Latency against offered rate, a dot a run: p99 filled, p50 hollow, each with the growing line that fits its dots
-    best; the objective as a line. table: rows of COLUMNS."""
+    """Latency against offered rate, a mark a run: p99 filled, p50 hollow, a cross where some got no right answer; each
+    with the growing line that fits its marks best. The objective as a line. table: rows of COLUMNS."""
     cascades = list(dict.fromkeys(row[1] for row in table))
     figure, panels = _figure(len(cascades))
     for axes, cascade in zip(panels, cascades, strict=True):
         for number, variant in enumerate(dict.fromkeys(row[0] for row in table)):
-            rows = [row for row in table if row[:2] == [variant, cascade]]
-            rates = [row[COLUMNS.index("rate")] for row in rows]
+            rows = [dict(zip(COLUMNS, row, strict=True)) for row in table if row[:2] == [variant, cascade]]
             for name, line, fill in (("p99_ms", "-", f"C{number}"), ("p50_ms", "--", "none")):
-                times = [row[COLUMNS.index(name)] for row in rows]
-                fitted = np.exp(isotonic_regression(np.log(times)).x)
-                axes.plot(rates, fitted, line, color=f"C{number}", label=f"{variant}, {name[:3]}")
-                axes.plot(rates, times, "o", color=f"C{number}", markerfacecolor=fill, markersize=4)
+                fitted = np.exp(isotonic_regression(np.log([row[name] for row in rows])).x)
+                label = f"{variant}, {name[:3]}"
+                axes.plot([row["rate"] for row in rows], fitted, line, color=f"C{number}", label=label)
+                for failed, marker in ((False, "o"), (True, "x")):
+                    chosen = [(row["rate"], row[name]) for row in rows if bool(row["errors"]) == failed]
+                    style = {"color": f"C{number}", "markerfacecolor": fill, "markersize": 4 + failed}
+                    axes.plot([rate for rate, _ in chosen], [time for _, time in chosen], marker, **style)
         axes.axhline(slo_ms, color="black", linewidth=1, label=f"objective for p99, {slo_ms:g} ms")
         axes.set(xlabel="requests a second, offered", ylabel="latency, ms", yscale="log", title=f"cascade {cascade}")
-        _finish(axes)
+        _round_numbers(axes.yaxis)
+        axes.grid(alpha=0.3)
+    handles, labels = panels[0].get_legend_handles_labels()
+    cross = Line2D([], [], color="grey", marker="x", linestyle="none")
+    figure.legend([*handles, cross], [*labels, "some were refused"], loc="outside lower center", ncols=4, fontsize=8)
     _save(figure, path)
 
 
@@ -59,6 +68,7 @@ def draw_latencies(latencies: Mapping[str, Sequence[float]], slo_ms: float, path
     axes.axvline(slo_ms, color="black", linewidth=1, label=f"objective, {slo_ms:g} ms")
     axes.axhline(0.01, color="grey", linewidth=1, linestyle=":", label="p99")
     axes.set(xlabel="latency, ms", ylabel="share of requests that are slower", xscale="log", yscale="log")
+    _round_numbers(axes.xaxis)
     _finish(axes)
     _save(figure, path)
 
@@ -69,6 +79,9 @@ def draw_quality(rows: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     rows: serving.json.
     """
     figure, (axes,) = _figure(1)
+    scores = [row["macro_f1"] for row in rows.values()]
+    # A point on either side: what is less would look like much.
+    axes.set_ylim(min(scores) - 0.01, max(scores) + 0.01)
     for number, (variant, row) in enumerate(rows.items()):
         for mode, figures in (("on", row), ("off", row.get("full_path"))):
             if figures:
@@ -92,9 +105,10 @@ def draw_sensitivity(table: Sequence[Sequence[Any]], path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.barh(range(len(table)), [row[2] for row in table])
-    axes.set_yticks(range(len(table)), [f"{row[0]} ({row[1]:.0%})" for row in table], fontsize=7)
+    names = [name if same == 1 else f"{name} ({same:.1%} of the classes the same)" for name, same, _ in table]
+    axes.set_yticks(range(len(table)), names, fontsize=7)
     axes.invert_yaxis()
-    axes.set(xlabel="mean |difference of a logit| with this layer alone in int8 (share of posts with the same class)")
+    axes.set(xlabel="mean |difference of a logit| with this layer alone in int8")
     _save(figure, path)
 
 
@@ -102,6 +116,13 @@ def _figure(panels: int) -> tuple[Figure, Sequence[Axes]]:
     figure = Figure(figsize=(5.5 * panels + (2 if panels == 1 else 0), 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(1, panels, squeeze=False)[0]
+
+
+def _round_numbers(axis: Axis) -> None:
+    """Ticks of a logarithmic axis as 20, 50, 100 rather than as powers of ten."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(ScalarFormatter())
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _finish(axes: Axes) -> None:

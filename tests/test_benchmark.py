@@ -31,6 +31,18 @@ POINT = Point(
     machine_share=0.1,
     cpu_ms=30.0,
 )
+PLAN = Plan(
+    seed=20,
+    slo_ms=SLO_MS,
+    requests=500,
+    warmup=10,
+    steps=1,
+    least_seconds=8,
+    most_seconds=12,
+    users=(1,),
+    rounds=1,
+    full_path=False,
+)
 QUALITY = {"accuracy": 0.9, "macro_f1": 0.88, "full_macro_f1": 0.89, "agreement": 0.99, "sha256": ""}
 
 
@@ -58,14 +70,22 @@ def write_samples(path: Path, rows: list[tuple[float, float, float, int]], core_
 
 
 def test_figures_come_exactly_from_the_samples(tmp_path: Path) -> None:
-    # Latencies 1 to 200 ms, one request every 10 ms: p99 is the 198th, with no bucket around it.
+    # Latencies 1 to 200 ms but one, one request every 10 ms: p99 is the 198th of 199, with no bucket around it.
     write_samples(tmp_path / "s.csv", [(i / 100, i + 1, 0.5, int(i != 7)) for i in range(200)])
     point = read_point([tmp_path / "s.csv"], rate=100.0, users=None, cpu_s=3.0)
-    assert (point.p50_ms, point.p99_ms, point.errors, point.requests) == (100, 198, 1, 200)
+    assert (point.p50_ms, point.p99_ms, point.errors, point.requests) == (101, 199, 1, 200)
     assert point.rps == pytest.approx(200 / (1.99 + 0.2))
     assert (point.cpu_ms, point.machine_share) == (15, 0.1)
     assert problems(tmp_path / "s.csv") == ["bad"]
     assert not point.void(SLO_MS) and not point.sustained(SLO_MS)
+
+
+def test_refusals_do_not_make_a_server_look_quick(tmp_path: Path) -> None:
+    write_samples(tmp_path / "half.csv", [(i / 100, 200.0 if i % 2 else 2.0, 0.5, i % 2) for i in range(100)])
+    half = read_point([tmp_path / "half.csv"], rate=100.0, users=None, cpu_s=1.0)
+    assert (half.p50_ms, half.p99_ms, half.errors) == (200, 200, 50)
+    write_samples(tmp_path / "none.csv", [(i / 100, 2.0, 0.5, 0) for i in range(100)])
+    assert read_point([tmp_path / "none.csv"], rate=100.0, users=None, cpu_s=1.0).p99_ms == 2
 
 
 def test_no_samples_is_an_error(tmp_path: Path) -> None:
@@ -103,8 +123,8 @@ def test_a_round_lies_between_what_held_and_what_did_not() -> None:
     assert (
         enclosed([at(40, 300), at(30, 900)], SLO_MS) == (0, False) and nearest([at(40, 300), at(30, 900)], SLO_MS) == 1
     )
-    # Errors say that the rate was missed, not by how much.
-    assert enclosed([at(40, 100), at(60, 50, errors=1)], SLO_MS) == (40, True)
+    # Errors say that the rate was missed, not by how much: the middle.
+    assert enclosed([at(40, 100), at(90, 50, errors=1)], SLO_MS) == (pytest.approx(60), True)
     # A late generator says nothing about the server.
     assert enclosed([at(40, 100), at(60, 900, core_share=0.95)], SLO_MS) == (40, False)
 
@@ -124,8 +144,8 @@ def test_capacity_is_the_mean_of_the_rounds_with_its_interval() -> None:
 
 def test_too_few_requests_are_admitted() -> None:
     for requests, enough in ((ENOUGH - 1, False), (ENOUGH, True)):
-        figures = capacity(curve([at(40, 100)], [at(36, 100, requests=requests)]), SLO_MS)
-        assert (figures["requests"], figures["enough_requests"]) == (requests, enough)
+        rounds = [[at(36, 100)], [at(36, 100, requests=requests), at(40, 900)]]
+        assert capacity(curve([at(40, 100)], *rounds), SLO_MS)["enough_requests"] == enough
 
 
 def test_the_metrics_have_their_fixed_keys() -> None:
@@ -208,8 +228,13 @@ def test_a_difference_is_called_only_where_the_rounds_say_so() -> None:
     ]
 
 
-def fake_benches(monkeypatch: pytest.MonkeyPatch, folder: Path, capacities: dict[str, float]) -> tuple[list, list]:
-    """Benches whose servers, which are not there, hold every rate up to their capacity; and what they are asked."""
+def fake_benches(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, capacities: dict[str, float], errors: int = 0
+) -> tuple[list, list]:
+    """Benches whose servers, which are not there, hold every rate up to their capacity; and what they are asked.
+
+    errors: of a rate above it, which is late as well where there are none.
+    """
     tried: list[tuple[str, float, int]] = []
 
     def fake(bench: Bench, offered: float, name: str, full_path: bool, seed: int) -> Point:
@@ -217,12 +242,13 @@ def fake_benches(monkeypatch: pytest.MonkeyPatch, folder: Path, capacities: dict
         tried.append((bench.variant, round(offered, 6), seed))
         path = bench.samples / f"{name}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        latency = 5.0 * seed if offered <= capacities[bench.variant] else 900.0
+        held = offered <= capacities[bench.variant]
+        latency = 5.0 * seed if held or errors else 900.0
         write_samples(path, [(i / offered, latency, 0.5, 1) for i in range(50)])
-        return at(offered, latency, requests=50)
+        return at(offered, latency, requests=50, errors=0 if held else errors)
 
     monkeypatch.setattr(Bench, "opened", fake)
-    plan = Plan(20, SLO_MS, 500, 10, 4, 10, (1,), 3, False)
+    plan = dataclasses.replace(PLAN, steps=4, rounds=3)
     # No server is asked: what would ask it is replaced.
     return [Bench(None, name, folder, folder / name, plan) for name in capacities], tried  # type: ignore[arg-type]
 
@@ -233,7 +259,13 @@ def test_the_confirmation_takes_turns(monkeypatch: pytest.MonkeyPatch, tmp_path:
     # Round after round, each variant from what its search or its rounds before found, up or down until enclosed.
     assert [variant for variant, *_ in tried] == [*"aabb"] * 3
     assert [seed - 24 for _, _, seed in tried] == [turn for turn in range(3) for _ in range(4)]
-    assert tried[:4] == [("a", 10, 24), ("a", 12, 24), ("b", 20, 24), ("b", 24, 24)]
+    low, high = 1.2**-0.5, 1.2**0.5
+    assert [(name, rate) for name, rate, _ in tried[:4]] == [
+        ("a", pytest.approx(10 * low)),
+        ("a", pytest.approx(10 * high)),
+        ("b", pytest.approx(20 * low)),
+        ("b", pytest.approx(20 * high)),
+    ]
     for each, held in zip(curves, (10, 20), strict=True):
         assert (
             capacity(each, SLO_MS)["confirmed"] and 0.9 * held <= capacity(each, SLO_MS)["capacity_rps"] <= 1.2 * held
@@ -242,6 +274,35 @@ def test_the_confirmation_takes_turns(monkeypatch: pytest.MonkeyPatch, tmp_path:
     tried.clear()
     assert len(benches[0].search(4.0, full_path=False)) == 4
     assert [(rate, seed) for _, rate, seed in tried] == [(4, 20), (6, 21), (9, 22), (13.5, 23)]
+
+
+def test_rounds_that_miss_by_refusals_still_have_an_interval(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    benches, _ = fake_benches(monkeypatch, tmp_path, {"a": 10}, errors=5)
+    (each,) = confirm(
+        [dataclasses.replace(benches[0], plan=dataclasses.replace(PLAN, rounds=4))], [[at(9, 100)]], False
+    )
+    found = capacity(each, SLO_MS)
+    assert found["capacity_low_rps"] < 10 < found["capacity_high_rps"] and found["confirmed"]
+    assert len(set(found["rounds_rps"].values())) == 4, "from another place each time"
+
+
+@pytest.mark.parametrize(
+    ("offered", "requests"),
+    # 8 s of a fast variant, 12 s of a slow one, 500 requests between; and never so few that they say nothing.
+    [(300.0, 2400), (50.0, 500), (20.0, 240), (1.0, 50)],
+)
+def test_every_rate_is_kept_up_long_enough(
+    offered: float, requests: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[int] = []
+
+    def fake(*arguments: object, **_: object) -> Point:
+        asked.append(arguments[4])  # type: ignore[arg-type]
+        return POINT
+
+    monkeypatch.setattr("stages.benchmark.run", fake)
+    Bench(None, "a", tmp_path, tmp_path, PLAN).opened(offered, "on/search-0", False, 20)  # type: ignore[arg-type]
+    assert asked == [requests]
 
 
 def test_a_misled_search_is_set_right(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

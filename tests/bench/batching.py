@@ -92,7 +92,18 @@ def main() -> None:
     archive, full_path = MODEL_STORE / f"{options.variant}.mar", options.cascade == "off"
     if not archive.is_file():
         sys.exit(f"{archive} is missing: run dvc repro")
-    plan = Plan(params.seed, params.benchmark.slo_ms, options.requests, 30, 1, 10, (1, 16), 1, full_path)
+    plan = Plan(
+        seed=params.seed,
+        slo_ms=params.benchmark.slo_ms,
+        requests=options.requests,
+        warmup=30,
+        steps=1,
+        least_seconds=0,
+        most_seconds=10,
+        users=(1, 16),
+        rounds=1,
+        full_path=full_path,
+    )
     header = [*TRIED, "alone p99 ms", "16: requests/s", "16: p99 ms"]
     print("".join(f"{name:>15}" for name in header))
     table: list[list[float]] = []

@@ -12,15 +12,16 @@ from stages.serving_figures import capacity
 
 @dataclass(frozen=True)
 class Load:
-    """What all measurements of one comparison share. steps: of the search. requests, seconds: at most so many at each
-    rate. rounds: of the confirmation."""
+    """What all measurements of one comparison share, as in params.yaml: steps of the search, requests and seconds at each
+    rate, rounds of the confirmation."""
 
     posts: Path
     seed: int
     slo_ms: float
     steps: int
     requests: int = 500
-    seconds: float = 12.0
+    least_seconds: float = 8.0
+    most_seconds: float = 12.0
     rounds: int = 3
 
     def closed(self, server: Target, model: str, folder: Path, users: int, requests: int, full_path: bool) -> Point:
@@ -30,14 +31,24 @@ class Load:
     def capacity(
         self, server: Target, model: str, folder: Path, start: float, full_path: bool
     ) -> dict[str, float | None]:
-        """capacity_rps with its 95% interval, and p99_ms near it. start: the first rate of the search."""
+        """capacity_rps with its 95% interval, whether it is confirmed, and p99_ms near it. start: of the search."""
         bench = self._bench(server, model, folder)
         (curve,) = confirm([bench], [bench.search(start, full_path)], full_path)
         found = capacity(curve, self.slo_ms)
-        return {name: found[name] for name in ("capacity_rps", "capacity_low_rps", "capacity_high_rps", "p99_ms")}
+        kept = ("capacity_rps", "capacity_low_rps", "capacity_high_rps", "confirmed", "p99_ms")
+        return {name: found[name] for name in kept}
 
     def _bench(self, server: Target, model: str, folder: Path) -> Bench:
         plan = Plan(
-            self.seed, self.slo_ms, self.requests, 0, self.steps, self.seconds, (), self.rounds, full_path=False
+            seed=self.seed,
+            slo_ms=self.slo_ms,
+            requests=self.requests,
+            warmup=0,
+            steps=self.steps,
+            least_seconds=self.least_seconds,
+            most_seconds=self.most_seconds,
+            users=(),
+            rounds=self.rounds,
+            full_path=False,
         )
         return Bench(server, model, self.posts, folder, plan)

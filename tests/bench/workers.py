@@ -28,7 +28,7 @@ from tests.bench.client import Client
 from tests.bench.traffic import arguments, post, report
 
 ALONE, FEW, MANY = 1, 4, 16
-KEPT = ("capacity_rps", "capacity_low_rps", "capacity_high_rps", "rounds_rps")
+KEPT = ("capacity_rps", "capacity_low_rps", "capacity_high_rps", "confirmed", "rounds_rps")
 
 
 @contextlib.contextmanager
@@ -109,7 +109,18 @@ def main() -> None:
     parser.add_argument("--slo-ms", type=float, default=250)
     parser.add_argument("--rounds", type=int, default=4, help="of the comparison")
     options = parser.parse_args()
-    plan = Plan(options.seed, options.slo_ms, options.requests, 60, 2, 12, (), options.rounds, full_path=True)
+    plan = Plan(
+        seed=options.seed,
+        slo_ms=options.slo_ms,
+        requests=options.requests,
+        warmup=60,
+        steps=2,
+        least_seconds=8,
+        most_seconds=12,
+        users=(),
+        rounds=options.rounds,
+        full_path=True,
+    )
     try:
         figures = compare(options.archive, options.workers, options.posts, plan)
     except StageError as error:
