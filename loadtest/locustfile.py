@@ -188,6 +188,9 @@ def prepare(environment: Environment, **_: Any) -> None:
             schedule(options.rate, options.requests, options.seed)
             if environment.web_ui:
                 raise InputError("--rate runs without a web page: add --headless")
+            if options.run_time:
+                # Cut off, the slowest answers would be missing from the samples.
+                raise InputError("--rate ends with its --requests, all answered: drop --run-time")
         # The workers of this run get the master's options.
         if isinstance(environment.runner, MasterRunner):
             for name in ("rate", "requests", "samples"):

@@ -24,7 +24,7 @@ from stages.files import read_json, write_json
 from stages.metrics import rounded
 from stages.params import load
 from stages.paths import EVALUATION, METRICS, PLOTS, PREPARED, SELECTED
-from stages.scoring import load_predictor
+from stages.scoring import load_logits, load_predictor
 from stages.select import SELECTED_FILE
 from stages.stage import StageError, stage
 
@@ -48,10 +48,11 @@ def main() -> None:
         settings = params.explain
         # A limited corpus is a quick look at the whole chain.
         quick = params.data.limit > 0
+        test = load_split(PREPARED, "test")
         explain(
             load_predictor(SELECTED),
-            load_split(PREPARED, "test"),
-            load_split(EVALUATION / selected_name(SELECTED), "test"),
+            test,
+            load_logits(EVALUATION / selected_name(SELECTED), len(test)),
             posts=min(settings.posts, 4) if quick else settings.posts,
             shown=min(settings.shown, 2) if quick else settings.shown,
             top=settings.top,
@@ -72,7 +73,7 @@ def selected_name(bundle: Path) -> str:
 def explain(
     predictor: Predictor,
     test: Dataset,
-    predictions: Dataset,
+    logits: np.ndarray,
     posts: int,
     shown: int,
     top: int,
@@ -82,26 +83,26 @@ def explain(
 ) -> None:
     """Explain and compare on `posts` posts of the test split; write figures, a plot, and the report's section.
 
-    predictions: what `evaluate` wrote of the same split. shown: how many posts the section pictures. Raises StageError
-    where the two splits do not belong together or no post has enough words.
+    logits: the transformer's [posts, classes] of the same split, as `evaluate` wrote them. shown: how many posts the
+    section pictures. Raises StageError where no post has enough words.
     """
-    if predictions["id"][:] != test["id"][:]:
-        raise StageError("the test split and its predictions differ: run the evaluate stage again, or simply dvc repro")
-    columns = (np.array(predictions[name]) for name in ("label", "predicted", "confidence"))
-    chosen = choose_posts(*columns, short(test["clean"]), posts, effort.seed)
+    # Of the full model, which is what is explained, also where the cascade would not ask it.
+    answers = predictor.fusion.full(logits, predictor.linear.scores(test["clean"]))
+    actual, predicted, confidence = np.array(test["label"]), answers.argmax(axis=1), answers.max(axis=1)
+    chosen = choose_posts(actual, predicted, confidence, short(test["clean"]), posts, effort.seed)
     if not chosen:
         raise StageError("no test post has two words after cleaning: check prepare and data in params.yaml")
     explained, judged, stable, pictured = [], [], [], []
     for number, (index, rule) in enumerate(tqdm(chosen, desc="explain", unit="post")):
-        actual = test[index]["label"]
-        explanation = explain_text(predictor, test[index]["text"], effort, actual)
+        label = test[index]["label"]
+        explanation = explain_text(predictor, test[index]["text"], effort, label)
         explained.append(explanation)
         judged.append(judge(predictor, explanation, top, effort.seed + index))
         if number % STABLE_EVERY == 0:
             stable.append(stability(predictor, explanation, effort))
         if number < shown:
             maps = draw(explanation)
-            pictured.append(explain_page.post(number + 1, rule, actual, explanation, label_names(test), maps, top))
+            pictured.append(explain_page.post(number + 1, rule, label, explanation, label_names(test), maps, top))
     # Rounded first, so that the section, the plot and the metrics say the same.
     report = rounded(compare(explained, judged, stable, effort.seed))
     draw_faithfulness(plot, report["methods"])

@@ -21,7 +21,7 @@ from stages.footprint import footprint
 from stages.params import load
 from stages.parity import Parity, compare, float32_faults, int8_faults
 from stages.paths import EVALUATION, METRICS, ONNX, PLOTS, PREPARED, SELECTED
-from stages.quantization import SCOPES, Quantizer, sensitivity
+from stages.quantization import SCOPES, Quantizer, saturates, sensitivity
 from stages.scoring import load_logits, raw_scores
 from stages.select import SELECTED_FILE
 from stages.serving_plot import draw_sensitivity
@@ -127,6 +127,8 @@ def main() -> None:
                     metrics[TORCH] = row(same, SELECTED / WEIGHTS_FILE, [], SELECTED)
                 parity = compare(logits, reference, scores, labels, predictor.fusion)
                 faults = gates[name](parity)
+                if name == INT8 and saturates(graph):
+                    faults.append("its weights are so large that processors without VNNI would answer differently")
                 metrics[name] = row(parity, graph, faults, graph)
                 log.info("%s: %s", name, metrics[name])
                 if faults:

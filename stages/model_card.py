@@ -128,9 +128,11 @@ def _figures(test: dict[str, Any], baseline: dict[str, Any]) -> str:
     for name, value in test.items():
         if name.endswith("_95"):
             continue
+        # None where it abstains from every post: of no answers there is no share that is right.
+        figure = "" if value is None else f"{value:.4f}"
         interval = " to ".join(f"{bound:.4f}" for bound in test.get(f"{name}_95", ()))
         compared = f"{baseline[name]:.4f}" if name in baseline else ""
-        rows.append(f"| {name} | {value:.4f} | {interval} | {compared} |")
+        rows.append(f"| {name} | {figure} | {interval} | {compared} |")
     return "\n".join(rows)
 
 

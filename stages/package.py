@@ -15,7 +15,7 @@ from handlers.schema import PROVENANCE_FILE
 from stages.archive import build_archive
 from stages.files import read_json, replacing, sha256, write_json
 from stages.model_card import NEWSGROUPS, corpus_name, model_card
-from stages.params import load
+from stages.params import Params, load
 from stages.paths import METRICS, MODEL_STORE, ONNX, RAW, SELECTED
 from stages.presets import PRESETS, Preset
 from stages.stage import StageError, stage
@@ -152,21 +152,20 @@ def _require(path: Path) -> None:
         raise StageError(f"{path} is missing: run the stage that writes it, or simply dvc repro")
 
 
+def shaping(params: Params) -> dict[str, Any]:
+    """The parameters that shape what is packed."""
+    sections = ("data", "prepare", "augment", "wide", "train", "fuse", "export")
+    chosen = {"seed": params.seed} | {name: asdict(getattr(params, name)) for name in sections}
+    # Where the posts lie is one machine's business: what they are, `source.json` says by their hash.
+    del chosen["data"]["path"]
+    return chosen
+
+
 def main() -> None:
     """Entry of the stage."""
     with stage("package"):
         params = load()
-        shaping = {
-            "seed": params.seed,
-            "data": asdict(params.data),
-            "prepare": asdict(params.prepare),
-            "augment": asdict(params.augment),
-            "wide": asdict(params.wide),
-            "train": asdict(params.train),
-            "fuse": asdict(params.fuse),
-            "export": asdict(params.export),
-        }
-        facts = Facts.read(RAW / "source.json", METRICS / "data.json", METRICS / "quality.json", shaping)
+        facts = Facts.read(RAW / "source.json", METRICS / "data.json", METRICS / "quality.json", shaping(params))
         summary = package(SELECTED, ONNX, facts, params.package.version, MODEL_STORE)
         write_json(METRICS / "package.json", summary)
 

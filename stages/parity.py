@@ -31,12 +31,6 @@ class Parity:
     f1_loss: float
 
 
-def shipped(logits: np.ndarray, scores: np.ndarray, fusion: Fusion) -> np.ndarray:
-    """Classes [posts] that the cascade answers, from the transformer's logits and the linear scores."""
-    alone = fusion.sure(scores)[:, None]
-    return np.where(alone, fusion.alone(scores), fusion.full(logits, scores)).argmax(axis=1)
-
-
 def compare(
     logits: np.ndarray, reference: np.ndarray, scores: np.ndarray, labels: np.ndarray, fusion: Fusion
 ) -> Parity:
@@ -45,7 +39,7 @@ def compare(
     def equal(left: np.ndarray, right: np.ndarray) -> float:
         return float(np.mean(left.argmax(axis=1) == right.argmax(axis=1)))
 
-    ours, theirs = shipped(logits, scores, fusion), shipped(reference, scores, fusion)
+    ours, theirs = (fusion.shipped(each, scores).argmax(axis=1) for each in (logits, reference))
     macro_f1 = float(f1_score(labels, ours, average="macro"))
     return Parity(
         logit=float(np.abs(logits - reference).max()),

@@ -63,7 +63,7 @@ class Quantizer:
 
     Weights have a scale a channel and seven bits: without VNNI the sum of two u8 x s8 products saturates sixteen bits
     (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html), and answers must not depend on
-    the processor. `saturates` proves it of a graph.
+    the processor. `saturates` checks it of the graph that was written.
 
     Each activation has one scale, from the smallest and largest value that it took for the calibration's posts. Scales
     that follow each batch would cost a pass over every activation, and an answer would depend on its batchmates.

@@ -18,6 +18,7 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
+from handlers.onnx_engine import GRAPH_FILE, OnnxEngine
 from handlers.predictor import Predictor
 from handlers.torch_engine import TorchEngine
 from stages.torchserve import PORTS, free_ports, own_config
@@ -34,6 +35,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "export": {"posts": 20, "int8_agreement": 0.5, "int8_f1_loss": 1},
     "benchmark": {"requests": 50, "warmup": 5, "slo_ms": 2000, "users": [2]},
 }
+VARIANTS = ("newsgroups", "newsgroups-onnx", "newsgroups-onnx-int8")
 POST = "From: a@b.c\nSubject: Shuttle launch\n\nThe shuttle reached its orbit around the moon, NASA said."
 
 
@@ -112,14 +114,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="module")
 def server(project: Project) -> Iterator[str]:
-    """Both archives in one TorchServe, started as the README says; its address."""
+    """All archives in one TorchServe, started as the README says; its address."""
     log = project.root / "torchserve.log"
-    archives = "newsgroups.mar newsgroups-onnx.mar"
+    archives = " ".join(f"{variant}.mar" for variant in VARIANTS)
     try:
         project.run("bash", "-c", f"source serve/env.sh && torchserve --start --models {archives} > {log} 2>&1")
         config = (project.root / "serve" / "config.properties").read_text()
         url = next(line.partition("=")[2] for line in config.splitlines() if line.startswith("inference_address="))
-        for model in ("newsgroups", "newsgroups-onnx"):
+        for model in VARIANTS:
             project.run(sys.executable, "serve/ready.py", "--url", url, "--model", model, "--timeout", "120")
         yield url
     finally:
@@ -145,7 +147,7 @@ def test_repro_leaves_everything_a_report_needs(project: Project) -> None:
             # Twenty classes: chance is 0.05.
             assert 0.15 < quality[part]["test"][name] <= 1
     serving = project.metrics("serving")
-    assert set(serving) == {"newsgroups", "newsgroups-onnx", "newsgroups-onnx-int8"}
+    assert set(serving) == set(VARIANTS)
     for row in serving.values():
         assert {"capacity_rps", "p50_ms", "p99_ms", "size_mb", "rss_mb", "cold_start_s"} <= row.keys()
         assert row["errors"] == 0
@@ -214,17 +216,20 @@ def test_a_bad_parameter_stops_the_run_before_any_work(project: Project, old: st
         project.run("dvc", "repro", "check")
 
 
-def test_both_archives_answer_as_in_process(project: Project, server: str) -> None:
-    bundle = project.root / "outputs" / "models" / "selected"
-    expected = Predictor(bundle, TorchEngine(bundle)).predict([POST])[0]
-    for model in ("newsgroups", "newsgroups-onnx"):
-        for body, kind in ((json.dumps({"text": POST}).encode(), "application/json"), (POST.encode(), "text/plain")):
-            status, answer = ask(server, project, model, body, kind)
-            assert status == 200
-            assert answer["label"] == expected.label
-            assert answer["path"] == expected.path
-            assert max(answer["probabilities"].values()) == pytest.approx(expected.probabilities.max(), abs=1e-4)
-            assert answer["model"]["version"] == "1.0"
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_archive_answers_as_in_process(variant: str, project: Project, server: str) -> None:
+    bundle, graph = (project.root / "outputs/models" / path for path in ("selected", f"onnx/{variant}/{GRAPH_FILE}"))
+    engine = OnnxEngine(graph) if graph.is_file() else TorchEngine(bundle)
+    (expected,) = Predictor(bundle, engine).predict([POST], fast_path=False)
+    asked = {"text": POST, "fast_path": "off"}
+    status, answer = ask(server, project, variant, json.dumps(asked).encode())
+    assert (status, answer["label"], answer["path"]) == (200, expected.label, "full")
+    assert max(answer["probabilities"].values()) == pytest.approx(expected.probabilities.max(), abs=1e-4)
+    assert answer["model"] == {"name": variant, "version": "1.0"}
+    # The same post as plain text, on the path that the cascade chooses.
+    (expected,) = Predictor(bundle, engine).predict([POST])
+    status, answer = ask(server, project, variant, POST.encode(), "text/plain")
+    assert (status, answer["label"], answer["path"]) == (200, expected.label, expected.path)
 
 
 def test_bad_posts_get_an_answer_of_their_own(project: Project, server: str) -> None:

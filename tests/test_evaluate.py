@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import Dataset
-from sklearn.metrics import f1_score
+from sklearn.metrics import accuracy_score, f1_score
 
 from handlers.fusion import Fusion, softmax
+from handlers.linear import Linear
 from handlers.predictor import Predictor
 from stages import evaluation
 from stages.corpus import features, label_names, load_split, save_split
@@ -47,11 +48,28 @@ def split(corpus: tuple[list[str], list[int]], tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="module")
-def written(predictor: Predictor, split: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def baseline(predictor: Predictor) -> Linear:
+    """Another linear model than the wide part: it takes every class for the next one."""
+    wide = predictor.linear
+    return Linear(wide.terms, wide.idf, np.roll(wide.weights, 1, axis=1), np.roll(wide.bias, 1))
+
+
+@pytest.fixture(scope="module")
+def validation(split: Dataset) -> Dataset:
+    return split.select(range(0, len(split), 2))
+
+
+@pytest.fixture(scope="module")
+def written(
+    predictor: Predictor,
+    baseline: Linear,
+    validation: Dataset,
+    split: Dataset,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     folder = tmp_path_factory.mktemp("evaluated")
-    evaluate(
-        predictor, predictor.linear, split, split, 1, folder / "tiny.json", folder / "plots", folder / "predictions"
-    )
+    paths = folder / "tiny.json", folder / "plots", folder / "predictions"
+    evaluate(predictor, baseline, validation, split, 1, *paths)
     return folder
 
 
@@ -65,7 +83,9 @@ def test_systems_are_the_predictors_own_answers(predictor: Predictor, split: Dat
         np.testing.assert_allclose(values.sum(axis=1), 1)
 
 
-def test_figures_are_those_of_the_answers(predictor: Predictor, split: Dataset, written: Path) -> None:
+def test_figures_are_those_of_the_answers(
+    predictor: Predictor, baseline: Linear, validation: Dataset, split: Dataset, written: Path
+) -> None:
     report: dict[str, Any] = json.loads((written / "tiny.json").read_text())
     answers = predictor.predict(split["text"][:])
     predicted = [predictor.labels.index(answer.label) for answer in answers]
@@ -78,7 +98,11 @@ def test_figures_are_those_of_the_answers(predictor: Predictor, split: Dataset, 
         shipped["accuracy"] - report["test"]["baseline"]["accuracy"], abs=2e-4
     )
     assert [row["name"] for row in report["test"]["per_class"]] == list(LABELS)
-    assert report["validation"] == report["test"]
+    for system, linear in (("baseline", baseline), ("wide", predictor.linear)):
+        found = linear.scores(split["clean"][:]).argmax(axis=1)
+        assert report["test"][system]["accuracy"] == round(accuracy_score(split["label"][:], found), 4)
+    found = baseline.scores(validation["clean"][:]).argmax(axis=1)
+    assert report["validation"]["baseline"]["accuracy"] == round(accuracy_score(validation["label"][:], found), 4)
 
 
 def test_predictions_carry_the_label_names(split: Dataset, written: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import re
@@ -21,7 +22,7 @@ from stages import attribution, explain_page
 from stages.attention import encode_words
 from stages.comparison import compare, correlation, judge, stability, summary, verdict
 from stages.corpus import features
-from stages.evaluate import predictions, systems
+from stages.evaluate import systems
 from stages.explain import choose_posts, explain, format_table, read_post, short
 from stages.explanation import METHODS, Effort, Explanation, Scorer, best_words, explain_text
 from stages.faithfulness import eraser, rank_correlation, top_overlap, without_some
@@ -290,10 +291,9 @@ def test_stage_writes_section_plot_and_metrics(
     texts, labels = corpus
     columns = {"id": [str(i) for i in range(len(texts))], "text": texts, "clean": texts, "label": labels}
     test = Dataset.from_dict(columns, features(list(LABELS)))
-    shares, fast, _ = systems(predictor, texts, "test")
-    answered = predictions(test, shares["shipped"], fast, list(LABELS))
+    _, _, logits = systems(predictor, texts, "test")
     arguments = {"posts": 2, "shown": 1, "top": 5, "effort": EFFORT}
-    explain(predictor, test, answered, **arguments, plot=tmp_path / "p.png", metrics_file=tmp_path / "m.json")
+    explain(predictor, test, logits, **arguments, plot=tmp_path / "p.png", metrics_file=tmp_path / "m.json")
     section = (tmp_path / "outputs/sections/explanation.html").read_text()
     assert section.count("<article") == 1
     assert verdict(json.loads((tmp_path / "m.json").read_text())) in section.replace("&#x27;", "'")
@@ -301,9 +301,14 @@ def test_stage_writes_section_plot_and_metrics(
     report = json.loads((tmp_path / "m.json").read_text(), parse_constant=pytest.fail)
     assert report["posts"] == 2
     assert report["stability_posts"] == 1
-    with pytest.raises(StageError, match="evaluate stage"):
-        explain(predictor, test.select([1, 0]), answered.select([0, 1]), **arguments,
-                plot=tmp_path / "q.png", metrics_file=tmp_path / "q.json")  # fmt: skip
+    # A cascade whose linear part is always sure, and of the least likely class: right and wrong stay the full model's.
+    contrary = copy.copy(predictor)
+    contrary.fusion = dataclasses.replace(predictor.fusion, margin=0.0, fast=-predictor.fusion.fast)
+    arguments |= {"shown": 2}
+    explain(contrary, test, logits, **arguments, plot=tmp_path / "p.png", metrics_file=tmp_path / "m.json")
+    section = (tmp_path / "outputs/sections/explanation.html").read_text()
+    told = re.findall(r"<h3>\d+\. (right|wrong) and \w+: ([^<]+)</h3>.*?of class <strong>([^<]+)<", section, re.DOTALL)
+    assert len(told) == 2 and all((rule == "right") == (named == actual) for rule, named, actual in told)
 
 
 def test_a_file_that_is_no_text_is_a_clear_error(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ import yaml
 from packaging.requirements import Requirement
 
 from stages.files import sha256
-from stages.package import BUNDLE, MODEL_CONFIG, PROJECT, Facts, licences, package, release
+from stages.package import BUNDLE, MODEL_CONFIG, PROJECT, Facts, licences, package, release, shaping
+from stages.params import load
 from stages.presets import PRESETS
 from stages.stage import StageError
 
@@ -334,6 +335,23 @@ def test_a_serving_machine_needs_a_subset() -> None:
     assert {name: item.specifier for name, item in serving.items()} == {
         name: item.specifier for name, item in project.items() if name in serving
     }
+
+
+def test_where_ones_own_posts_lie_is_not_told() -> None:
+    params = load(PROJECT / "params.yaml")
+    own = replace(params, data=replace(params.data, source="files", path="/home/someone/posts.csv"))
+    assert "someone" not in json.dumps(shaping(own)) and shaping(own)["data"]["source"] == "files"
+    elsewhere = replace(own, data=replace(own.data, path="posts.csv"))
+    assert shaping(elsewhere) == shaping(own)
+    assert set(shaping(params)) == {"seed", "data", "prepare", "augment", "wide", "train", "fuse", "export"}
+
+
+def test_a_card_of_a_model_that_always_abstains(tiny_bundle: Path, onnx: Path, tmp_path: Path) -> None:
+    scores = SCORES["test"] | {"answered": 0.0, "answered_precision": None}
+    quality = {**FACTS.quality, "selected": {**FACTS.quality["selected"], "test": scores}}
+    package(tiny_bundle, onnx, replace(FACTS, quality=quality), "1.0", tmp_path / "store")
+    with zipfile.ZipFile(tmp_path / "store" / "newsgroups.mar") as archive:
+        assert "| answered_precision |  |  |  |" in archive.read("MODEL_CARD.md").decode()
 
 
 def test_a_missing_file_is_named(tiny_bundle: Path, onnx: Path, tmp_path: Path) -> None:

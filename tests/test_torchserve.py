@@ -161,6 +161,7 @@ def test_wrong_answers_make_the_run_fail(server: Server, tmp_path: Path) -> None
         (("--model", "other"), "model not loaded"),
         (("--host", "http://127.0.0.1:9"), "is the server running"),
         (("--rate", "0", "--requests", "5"), "the rate is 0"),
+        (("--rate", "5", "--requests", "5", "--run-time", "9"), "drop --run-time"),
         (("--posts", "empty.txt"), "holds no post"),
         (("--bad-share", "1.5"), "--bad-share is 1.5: give 0 to 1"),
         (("--master", "--requests", "5"), "--requests counts in one process"),
@@ -214,9 +215,9 @@ def test_a_frozen_server_shows_in_p99(server: Server, tmp_path: Path) -> None:
     frontend = server.frontend
 
     def freeze() -> None:
-        port = urlsplit(server.url).port
+        port, end = urlsplit(server.url).port, time.monotonic() + 30
         # Locust takes a while to start: the freeze waits for its first connection, and then for the arrivals.
-        while not any(
+        while time.monotonic() < end and not any(
             connection.laddr.port == port and connection.status == psutil.CONN_ESTABLISHED
             for connection in frontend.net_connections("tcp")
         ):

@@ -12,8 +12,8 @@ from stages.serving_figures import capacity
 
 @dataclass(frozen=True)
 class Load:
-    """What all measurements of one comparison share, as in params.yaml: steps of the search, requests and seconds at each
-    rate, rounds of the confirmation."""
+    """What all measurements of one comparison share, as in params.yaml: steps of the search, requests and seconds at
+    each rate, rounds of the confirmation."""
 
     posts: Path
     seed: int

@@ -20,12 +20,11 @@ from typing import Any
 
 import psutil
 
-from loadtest.posts import read_posts
 from stages.stage import StageError
 from stages.torchserve import Server, serving
 from tests.bench.archives import with_config
 from tests.bench.client import Client
-from tests.bench.traffic import Exchange, arguments, load, post, report
+from tests.bench.traffic import Exchange, arguments, draw, load, post, report
 from tests.bench.verdict import same
 from tests.bench.worker import parse
 
@@ -33,9 +32,9 @@ CLIENTS = 4
 POSTS = 20
 
 
-def run(archive: Path, posts: Path, seconds: float, period: float, timeout: float) -> dict[str, Any]:
+def run(archive: Path, posts: Path, seed: int, seconds: float, period: float, timeout: float) -> dict[str, Any]:
     """Serve `archive`, load it, and kill its oldest worker every `period` seconds. Returns what happened."""
-    bodies = [post(text) for text in read_posts(posts)[0][:POSTS]]
+    bodies = [post(text) for text in draw(posts, POSTS, seed)]
     with serving(archive, archive.stem) as server:
         client = Client(server, archive.stem, timeout)
         expected = [parse(client.post(body).body) for body in bodies]
@@ -94,7 +93,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         archive = with_config(options.archive, Path(folder), options.workers)
         try:
-            figures = run(archive, options.posts, options.seconds, options.period, options.timeout)
+            figures = run(archive, options.posts, options.seed, options.seconds, options.period, options.timeout)
         except StageError as error:
             sys.exit(f"kill: {error}")
     report(figures, options.output)

@@ -32,7 +32,6 @@ from handlers.cores import threads_each
 from handlers.onnx_engine import GRAPH_FILE, OnnxEngine
 from handlers.predictor import Predictor
 from handlers.torch_engine import TorchEngine
-from loadtest.posts import read_posts
 from stages.benchmark import FIRST_RATE
 from stages.loadrun import Target
 from stages.params import load as params_file
@@ -41,13 +40,14 @@ from stages.torchserve import free_ports, serving
 from tests.bench import inprocess
 from tests.bench.archives import shipped_config
 from tests.bench.capacity import Load
-from tests.bench.traffic import report
+from tests.bench.traffic import draw, report
 
 # LitServe runs as TorchServe does.
 CONFIG = shipped_config()
 WORKERS, BATCH, DELAY_S = CONFIG["maxWorkers"], CONFIG["batchSize"], CONFIG["maxBatchDelay"] / 1000
 POSTS = PREPARED / "test.parquet"
 WARMUP, USERS = 60, 16
+LIMIT_POSTS = 2000
 
 
 def predictor(variant: str, threads: int) -> Predictor:
@@ -174,7 +174,7 @@ def main() -> None:
     params, full_path = params_file(), options.cascade == "off"
     load = Load(POSTS, params.seed, params.benchmark.slo_ms, params.benchmark.steps)
     archive = MODEL_STORE / f"{options.variant}.mar"
-    limit = inprocess.rate(archive, read_posts(POSTS)[0][: load.requests * 4 : 4], fast_path=not full_path)
+    limit = inprocess.rate(archive, draw(POSTS, LIMIT_POSTS, params.seed), fast_path=not full_path)
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         with serving(archive, options.variant) as server:

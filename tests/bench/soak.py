@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from loadtest.posts import read_posts
 from stages.stage import StageError
 from stages.torchserve import Server, serving
 from tests.bench.bodies import Body, corpus
 from tests.bench.client import Client
-from tests.bench.traffic import arguments, load, post, report
+from tests.bench.traffic import arguments, draw, load, post, report
 from tests.bench.verdict import fault
 
 CLIENTS = 4
@@ -51,9 +50,9 @@ def traffic(posts: list[str]) -> list[Body]:
     return bodies
 
 
-def run(archive: Path, posts: Path, minutes: float) -> dict[str, Any]:
+def run(archive: Path, posts: Path, seed: int, minutes: float) -> dict[str, Any]:
     """Serve `archive` under mixed traffic. Returns slopes, totals and problems."""
-    bodies = traffic(read_posts(posts)[0][:POSTS])
+    bodies = traffic(draw(posts, POSTS, seed))
     with serving(archive, archive.stem) as server:
         client = Client(server, archive.stem)
         started = time.monotonic()
@@ -110,7 +109,7 @@ def main() -> None:
     parser.add_argument("--slope", type=float, default=1.0, help="megabytes a minute")
     options = parser.parse_args()
     try:
-        figures = run(options.archive, options.posts, options.minutes)
+        figures = run(options.archive, options.posts, options.seed, options.minutes)
     except StageError as error:
         sys.exit(f"soak: {error}")
     report(figures, options.output)

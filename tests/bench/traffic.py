@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loadtest.posts import read_posts
 from stages.files import write_json
 from stages.paths import MODEL_STORE, PREPARED
 from tests.bench.bodies import Body
@@ -45,6 +47,12 @@ def load(client: Client, bodies: Sequence[Body], clients: int, until: float) -> 
     for thread in threads:
         thread.join()
     return sorted(exchanges, key=lambda exchange: exchange.reply.sent)
+
+
+def draw(path: Path, count: int, seed: int) -> list[str]:
+    """At most so many posts of a file, drawn at random: the test split is sorted by class."""
+    posts, _ = read_posts(path)
+    return random.Random(seed).sample(posts, min(count, len(posts)))
 
 
 def post(text: str, **options: Any) -> Body:

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from stages.benchmark import FIRST_RATE, Bench, Plan, confirm, mode
-from stages.corpus import load_split
 from stages.serving_figures import capacity
 from stages.stage import StageError
 from stages.torchserve import Server, serving
 from tests.bench.archives import with_config
 from tests.bench.client import Client
-from tests.bench.traffic import arguments, post, report
+from tests.bench.traffic import arguments, draw, post, report
 
 ALONE, FEW, MANY = 1, 4, 16
 KEPT = ("capacity_rps", "capacity_low_rps", "capacity_high_rps", "confirmed", "rounds_rps")
@@ -60,8 +59,8 @@ def explaining(server: Server, model: str, texts: Sequence[str]) -> Iterator[Non
 
 
 def compare(archive: Path, counts: Sequence[int], posts: Path, plan: Plan) -> dict[str, dict[str, Any]]:
-    """Figures by number of workers. posts: a prepared split."""
-    name, texts = archive.stem, load_split(posts.parent, posts.stem)["text"][:64]
+    """Figures by number of workers. posts: the file to draw from."""
+    name, texts = archive.stem, draw(posts, 64, plan.seed)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         benches: list[Bench] = []
