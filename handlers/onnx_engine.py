@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,13 +19,15 @@ import onnxruntime
 
 GRAPH_FILE = "model.onnx"
 
+log = logging.getLogger(__name__)
+
 
 class OnnxEngine:
     """Runs `model.onnx` of a bundle. Labels and limits come from the graph's own metadata."""
 
     def __init__(self, graph: Path, threads: int = 0, cuda: bool = False) -> None:
-        """graph: the ONNX file. threads: of one operator, 0 for one a core. Raises FileNotFoundError where the graph
-        is missing."""
+        """graph: the ONNX file. threads: of one operator, 0 for one a core. cuda: on the GPU, or with a warning on the
+        CPU where ONNX Runtime cannot. Raises FileNotFoundError where the graph is missing."""
         if not graph.is_file():
             raise FileNotFoundError(f"{graph} is missing: run the export stage")
         options = onnxruntime.SessionOptions()
@@ -38,6 +41,12 @@ class OnnxEngine:
         self.session = onnxruntime.InferenceSession(
             str(graph), options, [*providers, "CPUExecutionProvider"], disabled_optimizers=disabled
         )
+        # No error: the answers are the same, only slower, while a worker that fails to start would answer nothing.
+        if cuda and "CUDAExecutionProvider" not in self.session.get_providers():
+            log.warning(
+                "%s runs on the CPU, not on the GPU: ONNX Runtime could not load CUDA, and says above what it lacks",
+                graph,
+            )
         metadata = self.session.get_modelmeta().custom_metadata_map
         self.labels = tuple(json.loads(metadata["labels"]))
         self.max_tokens = int(metadata["max_tokens"])

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
 import logging
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -27,6 +24,7 @@ from handlers.text import Encoder
 from stages.acceleration import build_accelerator
 from stages.augment import augmented_copies, with_copies
 from stages.baseline import fit
+from stages.checkpoint import fingerprint
 from stages.corpus import RAW_COLUMNS, features, label_names, load_split
 from stages.fetch import posts_from_sklearn
 from stages.files import read_json, replacing, write_json
@@ -122,8 +120,7 @@ def transformer_score(
     splits = encode(train, encoder), encode(validation, encoder)
     trainer = Trainer(model, *splits, settings, seed, build_accelerator(settings.precision))
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as scratch:
-        progress = trainer.fit(Path(scratch) / "checkpoint.pt", {})
+    progress = trainer.fit()
     # The score of the end, not of the best evaluation, which would favour whoever is evaluated more often.
     score = progress.history[-1]["validation_macro_f1"]
     return {"validation": score, "seconds": time.perf_counter() - started}
@@ -248,9 +245,8 @@ def main() -> None:
         if unknown := set(parts) - set(PARTS):
             raise StageError(f"no part {', '.join(sorted(unknown))}: the parts are {', '.join(PARTS)}")
         params = load()
-        described = [dataclasses.asdict(params), POSTS, VALIDATION_POSTS, EPOCHS]
-        fingerprint = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-        cells = Cells(CHECKPOINTS / "ablation.json", fingerprint)
+        measured_with = fingerprint([dataclasses.asdict(params), POSTS, VALIDATION_POSTS, EPOCHS])
+        cells = Cells(CHECKPOINTS / "ablation.json", measured_with)
         raw, test = load_split(RAW, "train"), load_split(RAW, "test")
         path = METRICS / "ablation.json"
         tables = read_json(path) if path.is_file() else {}

@@ -14,7 +14,7 @@ from datasets import Dataset, Features, Value, concatenate_datasets
 from datasets import Sequence as ListOf
 
 from handlers.cores import usable_cores
-from stages.augmentation import edit, generator, protected_words
+from stages.augmentation import edit, generator, protected_words, text_names
 from stages.corpus import label_names, load_split, save_split
 from stages.files import write_json
 from stages.html import paragraph, table, write_section
@@ -68,7 +68,7 @@ class Editor:
             self.protected,
             self.synonym_rate,
             self.deletion_rate,
-            generator(self.seed, row["id"]),
+            generator(self.seed, row["name"]),
         )
         return {"edited": edited}
 
@@ -85,9 +85,9 @@ def augmented_copies(
 ) -> list[Copy]:
     """`settings.copies` copies of about `settings.share` of the posts, in their order; unchanged ones are left out.
 
-    Which posts, and how each is changed, hangs on the seed and the post's id alone, but for the ranking of words by
+    Which posts, and how each is changed, hangs on the seed and the post's text alone, but for the ranking of words by
     importance, which is of the whole split. processes: as many as pay, where None. Raises StageError where WordNet is
-    missing.
+    missing, or no post has a word.
     """
     WordNet(wordnet)
     importance = Importance(train["clean"], train["label"], settings.importance, seed)
@@ -100,18 +100,19 @@ def augmented_copies(
         seed,
     )
     chosen = [
-        {"id": f"{post['id']}+{number}", "label": post["label"], "words": words}
-        for post in train
-        if generator(seed, post["id"]).random() < settings.share and (words := post["clean"].split())
+        {"id": f"{post['id']}+{number}", "label": post["label"], "words": words, "name": f"{name}+{number}"}
+        for post, name in zip(train, text_names(train["text"]), strict=True)
+        if generator(seed, name).random() < settings.share and (words := post["clean"].split())
         for number in range(1, settings.copies + 1)
     ]
     if not chosen:
         return []
     columns = {"id": Value("string"), "label": Value("int64"), "words": ListOf(Value("string"))}
     features = Features(columns | {"edited": ListOf(Value("string"))})
-    rows = Dataset.from_list(chosen, Features(columns)).map(
+    rows = Dataset.from_list(chosen, Features(columns | {"name": Value("string")})).map(
         editor,
         features=features,
+        remove_columns="name",
         num_proc=processes or _processes(len(chosen)),
         desc="augment",
         # Nothing is cached, so that a fingerprint of the whole editor would be made for nothing.

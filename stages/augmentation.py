@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
@@ -12,9 +14,19 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 _CORE = re.compile(r"(\W*)([^\W\d_]+)(\W*)")
 
 
-def generator(seed: int, identifier: str) -> random.Random:
+def text_names(texts: Iterable[str]) -> Iterator[str]:
+    """A name for each post, of its text and the number of its repetition alone: unlike a place in the corpus, it stays
+    whatever posts are added or removed."""
+    seen: Counter[str] = Counter()
+    for text in texts:
+        name = hashlib.sha256(text.encode()).hexdigest()
+        seen[name] += 1
+        yield f"{name}-{seen[name]}"
+
+
+def generator(seed: int, name: str) -> random.Random:
     """The generator of one post, from its name alone: adding a post changes no other post's numbers."""
-    return random.Random(f"{seed}:{identifier}")
+    return random.Random(f"{seed}:{name}")
 
 
 def protected_words(labels: Iterable[str]) -> frozenset[str]:

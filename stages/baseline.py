@@ -17,6 +17,7 @@ from stages.files import replacing, write_json
 from stages.params import Baseline, Wide, load
 from stages.paths import BASELINE, METRICS, PREPARED
 from stages.stage import stage
+from stages.tfidf import fit_transform
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +34,12 @@ def vectorizer(settings: Baseline | Wide) -> TfidfVectorizer:
 
 
 def fit(texts: Sequence[str], labels: Sequence[int], settings: Baseline, seed: int) -> Linear:
-    """Train on cleaned texts (one-versus-rest LinearSVC, as scikit-learn's own 20 Newsgroups example)."""
+    """Train on cleaned texts (one-versus-rest LinearSVC, as scikit-learn's own 20 Newsgroups example).
+
+    Raises StageError where min_df leaves no term.
+    """
     terms = vectorizer(settings)
-    vectors = terms.fit_transform(texts)
+    vectors = fit_transform(terms, texts, "baseline")
     model = LinearSVC(C=settings.c, random_state=seed).fit(vectors, labels)
     coefficients, intercept = model.coef_, model.intercept_
     if len(intercept) == 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,11 @@ from stages.stage import StageError
 
 # What a checkpoint belongs to: settings, data, encoder and so on, by name. Two runs with the same one are the same run.
 Identity = dict[str, str]
+
+
+def fingerprint(value: Any) -> str:
+    """A short hash of anything that JSON can say, the same for the same value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def save(path: Path, identity: Identity, state: dict[str, Any]) -> None:

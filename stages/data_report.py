@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +53,15 @@ def length_summary(lengths: np.ndarray, max_tokens: int) -> dict[str, Any]:
 def vocabulary_report(texts: Sequence[str], tokenizer: Tokenizer, known: set[str]) -> dict[str, Any]:
     """Out-of-vocabulary figures of cleaned texts, by running word.
 
-    unknown: share of words that hold an unknown token. pieces: tokens a word. unseen: share of words that no training
-    post has. broken: the words cut into the most pieces, and how many.
+    known: the words of the training posts, in lower case. unknown: share of words that hold an unknown token. pieces:
+    tokens a word. unseen: share of words that are not known in any case, as to the linear model. broken: the words cut
+    into the most pieces, and how many.
     """
     counts = word_counts(texts)
     words = sorted(counts)
     unk_id = next((i for i in map(tokenizer.token_to_id, ("[UNK]", "<unk>")) if i is not None), None)
-    encodings = tokenizer.encode_batch(words, add_special_tokens=False)
+    # Byte-level BPE knows a word within a text by the space before it.
+    encodings = tokenizer.encode_batch([f" {word}" for word in words], add_special_tokens=False)
     total = max(counts.total(), 1)
     pieces = {word: len(encoding.ids) for word, encoding in zip(words, encodings, strict=True)}
     unknown = sum(counts[word] for word, encoding in zip(words, encodings, strict=True) if unk_id in encoding.ids)
@@ -67,12 +69,12 @@ def vocabulary_report(texts: Sequence[str], tokenizer: Tokenizer, known: set[str
     return {
         "unknown": round(unknown / total, 4),
         "pieces": round(sum(counts[word] * pieces[word] for word in words) / total, 4),
-        "unseen": round(sum(count for word, count in counts.items() if word not in known) / total, 4),
+        "unseen": round(sum(count for word, count in counts.items() if word.lower() not in known) / total, 4),
         "broken": [[word, pieces[word]] for word in repeated[:10]],
     }
 
 
-def word_counts(texts: Sequence[str]) -> Counter[str]:
+def word_counts(texts: Iterable[str]) -> Counter[str]:
     """How often each word occurs, words being what the linear model counts as such."""
     return Counter(word for text in texts for word in re.findall(TOKEN_PATTERN, text))
 
@@ -89,25 +91,53 @@ def oddities(text: str) -> list[str]:
     return [name for name, odd in found.items() if odd]
 
 
+def pair_counts(first: np.ndarray, pairs: Sequence[tuple[int, int]], labels: Sequence[int]) -> tuple[int, int]:
+    """Pairs of posts that are nearly the same, every repetition of a text counted, and those of two classes.
+
+    first, pairs: see `near_duplicates`. labels: of the posts.
+    """
+    left, right = np.array(pairs, dtype=int).reshape(-1, 2).T
+    copies = _counts(first, np.array(labels, dtype=int))
+
+    def linked(counts: np.ndarray) -> int:
+        return int((counts * (counts - 1) // 2).sum() + (counts[left] * counts[right]).sum())
+
+    every = linked(copies.sum(axis=1))
+    return every, every - linked(copies)
+
+
 def duplicate_table(
-    splits: Mapping[str, Sequence[str]], pairs: Sequence[tuple[int, int]]
+    splits: Mapping[str, Sequence[str]], first: np.ndarray, pairs: Sequence[tuple[int, int]]
 ) -> tuple[list[list[Any]], dict[str, np.ndarray]]:
     """Posts of each split that have a near-duplicate in each split, and in brackets an exact one.
 
-    splits: the texts, whose numbers run on from one split to the next in `pairs`. Returns rows of the table, [split,
-    posts with one in the first split, …], and for each split a mask of its posts with one in the first split.
+    splits: the texts, whose numbers run on from one split to the next in `first` and `pairs`, see `near_duplicates`.
+    Returns rows of the table, [split, posts with one in the first split, …], and for each split a mask of its posts
+    with one in the first split.
     """
     names = list(splits)
     texts = [text for part in splits.values() for text in part]
     place = np.repeat(np.arange(len(names)), [len(part) for part in splits.values()])
-    near = np.zeros((len(texts), len(names)), dtype=bool)
-    exact = np.zeros_like(near)
-    for first, second in pairs:
-        for post, other in ((first, second), (second, first)):
-            near[post, place[other]] = True
-            exact[post, place[other]] |= texts[post] == texts[other]
+    # A post is no duplicate of itself.
+    own = np.eye(len(names), dtype=int)[place]
+    numbers: dict[str, int] = {}
+    same = np.array([numbers.setdefault(text, len(numbers)) for text in texts], dtype=int)
+    exact = _counts(same, place)[same] > own
+    copies = _counts(first, place)
+    beside = np.zeros(copies.shape, dtype=bool)
+    for one, other in pairs:
+        beside[one] |= copies[other] > 0
+        beside[other] |= copies[one] > 0
+    near = (copies[first] > own) | beside[first]
     rows = [
         [name, *(f"{near[place == i, j].sum()} ({exact[place == i, j].sum()})" for j in range(len(names)))]
         for i, name in enumerate(names)
     ]
     return rows, {name: near[place == i, 0] for i, name in enumerate(names)}
+
+
+def _counts(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """How often each row and column come together, int [posts, columns]."""
+    counts = np.zeros((len(rows), columns.max(initial=0) + 1), dtype=int)
+    np.add.at(counts, (rows, columns), 1)
+    return counts

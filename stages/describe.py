@@ -24,6 +24,7 @@ from stages.data_report import (
     length_summary,
     load_tokenizer,
     oddities,
+    pair_counts,
     token_counts,
     vocabulary_report,
     word_counts,
@@ -98,8 +99,9 @@ def describe(
     """All figures of the report but those by tokenizer's vocabulary. lengths: tokens by tokenizer and split."""
     texts = {name: list(split["clean"]) for name, split in splits.items()}
     labels = [label for split in splits.values() for label in split["label"]]
-    pairs = near_duplicates([text for part in texts.values() for text in part])
-    duplicates, twins = duplicate_table(texts, pairs)
+    first, near = near_duplicates([text for part in texts.values() for text in part])
+    pairs, of_two_classes = pair_counts(first, near, labels)
+    duplicates, twins = duplicate_table(texts, first, near)
     return {
         "posts": {name: len(split) for name, split in splits.items()},
         "classes": describe_classes(splits),
@@ -108,8 +110,8 @@ def describe(
             for name, parts in lengths.items()
         },
         "duplicates": {
-            "pairs": len(pairs),
-            "of_two_classes": sum(labels[first] != labels[second] for first, second in pairs),
+            "pairs": pairs,
+            "of_two_classes": of_two_classes,
             "posts": duplicates,
             "linear": {
                 name: describe_scores(splits[name], linear.scores(texts[name]).argmax(axis=1), twins[name])
@@ -185,7 +187,7 @@ def main() -> None:
             name: {split: token_counts(part, tokenizer) for split, part in texts.items()}
             for name, tokenizer in tokenizers.items()
         }
-        known = set(word_counts(texts["train"]))
+        known = set(word_counts(text.lower() for text in texts["train"]))
         odd, odd_posts = find_oddities(splits)
         figures = describe(splits, lengths, Linear.load(LINEAR), max_tokens)
         figures |= read_json(PREPARED / COUNTS_FILE)

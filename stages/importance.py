@@ -10,6 +10,8 @@ from scipy.special import softmax
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import SGDClassifier
 
+from stages.tfidf import fit_transform
+
 
 class Importance:
     """Importance of words within a post, by a model of all training posts.
@@ -20,8 +22,9 @@ class Importance:
     """
 
     def __init__(self, texts: Sequence[str], labels: Sequence[int], how: str, seed: int) -> None:
+        """Raises StageError where no post has a word."""
         self._vectorizer = TfidfVectorizer(sublinear_tf=True)
-        vectors = self._vectorizer.fit_transform(texts)
+        vectors = fit_transform(self._vectorizer, texts, "augment")
         self._analyze = self._vectorizer.build_analyzer()
         self._model = None
         if how == "gradient":

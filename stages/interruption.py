@@ -8,7 +8,13 @@ import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from stages.stage import StageError
+
 log = logging.getLogger(__name__)
+
+
+class InterruptionError(StageError):
+    """Ctrl-C, noticed at a good moment."""
 
 
 @contextlib.contextmanager
@@ -23,7 +29,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         nonlocal pressed
         pressed = True
         signal.signal(signal.SIGINT, usual)
-        log.info("stopping after this step; Ctrl-C again stops at once and loses the steps since the last checkpoint")
+        log.info("stopping after this step; Ctrl-C again stops at once and loses what is in no checkpoint")
 
     usual = signal.signal(signal.SIGINT, note)
     try:

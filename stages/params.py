@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import typing
 from collections.abc import Callable
@@ -231,6 +232,10 @@ def _value(field: dataclasses.Field[Any], kind: Any, value: Any, name: str) -> A
 
 
 def _member(field: dataclasses.Field[Any], kind: type, value: Any, name: str) -> Any:
+    if kind is float and type(value) is str:
+        # 2e-4, without a point, is a number to DVC and text to PyYAML.
+        with contextlib.suppress(ValueError):
+            value = float(value)
     # YAML writes 1 for 1.0; and a bool is an int to Python, but not to us.
     right = type(value) is kind or (kind is float and type(value) is int)
     test = field.metadata.get("test")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import shutil
 import sys
@@ -22,7 +21,7 @@ from handlers.model import Classifier, pooler_off
 from handlers.text import TOKENIZER_FILE, Encoder
 from stages.acceleration import build_accelerator, precision_of, processes
 from stages.batches import Split
-from stages.checkpoint import Identity
+from stages.checkpoint import Identity, fingerprint
 from stages.corpus import label_names, load_split
 from stages.files import remove, replacing
 from stages.params import Train, load
@@ -101,19 +100,16 @@ def start_curves(accelerator: Accelerator, folder: Path) -> None:
 
 def identity(model: Classifier, settings: Train, seed: int, accelerator: Accelerator, *splits: Split) -> Identity:
     """Everything that a checkpoint belongs to, of a model not yet trained; other candidates are no part of it."""
-    tensors = model.state_dict().values()
+    weights = b"".join(tensor.numpy().tobytes() for tensor in model.state_dict().values())
     described = {f"train.{key}": value for key, value in asdict(settings).items() if key != "candidates"}
-    described |= {"train.precision": precision_of(accelerator), "processes": accelerator.num_processes, "seed": seed}
+    described |= {"train.precision": precision_of(accelerator), "device": accelerator.device.type}
+    described |= {"processes": accelerator.num_processes, "seed": seed}
     described |= {
-        "architecture": _hash(json.dumps(asdict(model.config)).encode()),
-        "initial weights": _hash(b"".join(tensor.numpy().tobytes() for tensor in tensors)),
-        "data": _hash(json.dumps([[split.ids, split.labels] for split in splits]).encode()),
+        "architecture": fingerprint(asdict(model.config)),
+        "initial weights": hashlib.sha256(weights).hexdigest()[:12],
+        "data": fingerprint([[split.ids, split.labels] for split in splits]),
     }
     return {key: str(value) for key, value in described.items()}
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:12]
 
 
 def train(candidate: str, seed: int, settings: Train) -> None:
@@ -150,15 +146,15 @@ def main() -> None:
 
 
 def summary(trainer: Trainer, progress: Progress) -> dict[str, float | str]:
-    """What a run is judged by. Rates and padding are of the steps since the last start."""
+    """What a run is judged by. Rates and padding are of all its steps, those before an interruption included."""
     return {
         "best_validation_macro_f1": round(progress.best_f1, 4),
         "best_step": progress.best_step,
         "device": trainer.accelerator.device.type,
         "precision": precision_of(trainer.accelerator),
         "processes": trainer.accelerator.num_processes,
-        "tokens_per_s": round(trainer.tokens / max(trainer.seconds, 1e-9)),
-        "padding_share": round(1 - trainer.tokens / max(trainer.padded, 1), 4),
+        "tokens_per_s": round(progress.tokens / progress.seconds),
+        "padding_share": round(1 - progress.tokens / progress.padded, 4),
     }
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast, gather_object
 from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -28,7 +28,7 @@ from handlers.text import pack_by_length
 from stages import checkpoint
 from stages.acceleration import attention
 from stages.batches import Split, epoch_batches, passes, to_tensors
-from stages.interruption import interruptible
+from stages.interruption import InterruptionError, interruptible
 from stages.optimizer import build_optimizer, build_schedule, class_weights
 from stages.params import Train
 from stages.stage import StageError
@@ -41,7 +41,11 @@ PROBE_BATCH = 256
 
 @dataclass
 class Progress:
-    """Where a run stands; all of it travels in the checkpoint. history: a row per evaluation."""
+    """Where a run stands; all of it travels in the checkpoint.
+
+    tokens, padded: real and padded tokens of all processes in all steps. seconds: of this process in those steps, which
+    no two runs share. history: a row per evaluation.
+    """
 
     step: int = 0
     best_f1: float = -1.0
@@ -49,14 +53,16 @@ class Progress:
     stale: int = 0
     loss_sum: float = 0.0
     loss_count: int = 0
+    tokens: int = 0
+    padded: int = 0
+    seconds: float = field(default=0.0, compare=False)
     history: list[dict[str, float]] = field(default_factory=list)
 
 
 class Trainer:
     """One fine-tuning run of one candidate. Every process makes one; they see the same batches and share them out.
 
-    tokens, padded: real and padded tokens of all processes since the start. seconds: of this process in steps. Raises
-    StageError where a class has no post to train on.
+    Raises StageError where a class has no post to train on, or a batch may have fewer posts than there are processes.
     """
 
     def __init__(
@@ -75,24 +81,32 @@ class Trainer:
         self.pad_id = model.config.pad_id
         self.weights = class_weights(train.labels, len(labels), settings.class_weights).to(accelerator.device)
         self.steps_per_epoch = math.ceil(len(train.ids) / settings.batch_size)
-        if settings.batch_size < 2 * accelerator.num_processes:
-            raise StageError(f"train.batch_size is too small for {accelerator.num_processes} processes")
+        # A process without a post would leave the others waiting for its gradients, and a batch may be half full.
+        fewest, processes = min(len(train.ids), max(settings.batch_size // 2, 1)), accelerator.num_processes
+        if fewest < processes:
+            raise StageError(
+                f"{processes} processes cannot share batches of {fewest} posts: set train.batch_size to "
+                f"{2 * processes} or more, or start fewer processes"
+            )
         # What a batch of the longest posts takes, divided among the processes and then into passes.
         parts = settings.accumulation * accelerator.num_processes
         self.token_budget = math.ceil(settings.batch_size * settings.max_tokens / parts)
-        self.tokens = 0
-        self.padded = 0
-        self.seconds = 0.0
+        # After so many steps of an epoch the validation split is scored, the last one among them.
+        often = settings.evaluations
+        self.evaluations = {round(number * self.steps_per_epoch / often) for number in range(1, often + 1)}
+        self.progress = Progress()
+        self.path: Path | None = None
 
-    def fit(self, path: Path, identity: checkpoint.Identity) -> Progress:
+    def fit(self, path: Path | None = None, identity: checkpoint.Identity | None = None) -> Progress:
         """Train with the best validation macro-F1 kept; the model ends with the weights of that evaluation.
 
-        A run that was interrupted goes on from its checkpoint at `path` and ends with the same bits. Raises StageError
-        when the loss is no longer a number, or the checkpoint is of another run.
+        path: of the checkpoint, from which an interrupted run goes on to end with the same bits; None to keep none.
+        identity: what that checkpoint belongs to. Raises StageError when the loss is no longer a number, or the
+        checkpoint is of another run, and InterruptionError after Ctrl-C.
         """
+        self.path = path
         settings, accelerator = self.settings, self.accelerator
         steps = settings.epochs * self.steps_per_epoch
-        every = max(1, self.steps_per_epoch // settings.evaluations)
         optimizer = build_optimizer(self.model, settings.lr, settings.weight_decay)
         schedule = build_schedule(optimizer, settings.schedule, steps, settings.warmup)
         self.network, stepper = accelerator.prepare(self.model, optimizer)
@@ -101,12 +115,14 @@ class Trainer:
             parts["scaler"] = accelerator.scaler
 
         def save() -> None:
+            if path is None:
+                return
             content: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
-            checkpoint.save(path, identity, content | {"progress": vars(progress), "best": best})
+            checkpoint.save(path, identity or {}, content | {"progress": vars(progress), "best": best})
 
-        state = checkpoint.load(path, identity)
+        state = checkpoint.load(path, identity or {}) if path else None
         if state is None:
-            progress, best = Progress(), {}
+            progress, best = self.progress, {}
             torch.manual_seed(self.seed)
             if settings.probe_epochs:
                 self.probe()
@@ -115,6 +131,7 @@ class Trainer:
             save()
         else:
             progress, best = Progress(**state["progress"]), state["best"]
+            self.progress = progress
             for row in progress.history:
                 self.log(row)
             for name, part in parts.items():
@@ -132,20 +149,21 @@ class Trainer:
                 progress.step += 1
                 progress.loss_sum += loss
                 progress.loss_count += 1
-                if evaluation := progress.step % every == 0 or progress.step == steps:
+                if evaluation := position + 1 in self.evaluations:
                     bar.set_description("validate")
-                    if self.evaluate(schedule.get_last_lr()[0], progress):
+                    if self.evaluate(schedule.get_last_lr()[0]):
                         best = {name: value.cpu().clone() for name, value in self.model.state_dict().items()}
                     bar.set_description("train")
                 if evaluation or stop or progress.step % CHECKPOINT_STEPS == 0:
                     save()
                     give_back_freed_memory()
                 best_f1 = f"{progress.best_f1:.3f}" if progress.history else "-"
-                rate = self.tokens / self.seconds
+                rate = progress.tokens / progress.seconds
                 bar.set_postfix(loss=f"{loss:.3f}", f1=best_f1, tokens_s=f"{rate:.0f}", refresh=False)
                 bar.update()
                 if stop:
-                    raise StageError(f"interrupted at step {progress.step} of {steps}; run again to go on from there")
+                    later = "run again to go on from there" if path else "run again, it begins anew"
+                    raise InterruptionError(f"interrupted at step {progress.step} of {steps}; {later}")
         self.model = accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
         self.model.load_state_dict(best)
         return progress
@@ -177,14 +195,17 @@ class Trainer:
         norm = float(accelerator.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm))
         # In fp16 a norm that is no number is usual: the scaler then leaves the step out and scales less.
         if not math.isfinite(value) or not (math.isfinite(norm) or accelerator.scaler):
+            # With either mended it is another run, to which the checkpoint does not belong.
+            anew = f", and delete {self.path}" if self.path else ""
             raise StageError(
                 f"the loss is {value} and the norm of its gradient {norm}: lower train.lr, or set train.precision to "
-                "float32"
+                f"float32{anew}"
             )
         optimizer.step()
-        self.tokens += sum(split.lengths[i] for i in batch)
-        self.padded += sum(len(chosen) * max(split.lengths[i] for i in chosen) for share in shares for chosen in share)
-        self.seconds += time.perf_counter() - started
+        groups = [chosen for share in shares for chosen in share]
+        self.progress.tokens += sum(split.lengths[i] for i in batch)
+        self.progress.padded += sum(len(chosen) * max(split.lengths[i] for i in chosen) for chosen in groups)
+        self.progress.seconds += time.perf_counter() - started
         return value, stopping > 0
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -194,8 +215,9 @@ class Trainer:
             logits.float(), targets, self.weights, reduction="sum", label_smoothing=smoothing
         )
 
-    def evaluate(self, lr: float, progress: Progress) -> bool:
+    def evaluate(self, lr: float) -> bool:
         """Score the validation split, add a row to the history and log it; True where this is the best so far."""
+        progress = self.progress
         logits, labels = self.run(self.model, self.validation.ids), self.validation.labels
         f1 = float(f1_score(labels, logits.argmax(axis=1), average="macro"))
         validation_loss = float(nn.functional.cross_entropy(torch.from_numpy(logits), torch.tensor(labels)))
@@ -226,7 +248,7 @@ class Trainer:
         """Train the head alone on frozen features first, so that its first large gradients do not spoil the encoder.
 
         Linear probing, then fine-tuning: Kumar et al. 2022, https://arxiv.org/abs/2202.10054. Every process trains the
-        same head on the features that all have computed.
+        same head on the features that all have computed; where hardware rounds unlike, the first one's counts.
         """
         with self.bar(total=len(self.train.ids), unit="post", desc="probe", leave=False) as bar:
             features = torch.from_numpy(self.run(self.model.features, self.train.ids, bar)).to(self.accelerator.device)
@@ -240,6 +262,7 @@ class Trainer:
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
+        broadcast([parameter.detach() for parameter in self.model.head.parameters()])
 
     def run(
         self, call: Callable[[Tensor, Tensor], Tensor], ids: Sequence[Sequence[int]], bar: tqdm | None = None

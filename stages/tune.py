@@ -1,7 +1,8 @@
 """`python -m stages.tune --trials 30`: search what `params.yaml` leaves open, on a part of the training posts.
 
 Not a stage of the pipeline: it takes hours, and what it finds goes into params.yaml by hand. Reads the prepared splits,
-never test. Started again, it goes on where it was killed.
+never test. Started again with the same parameters and posts, it keeps its ended trials and repeats the one that was
+interrupted.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 import functools
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,15 @@ from sklearn.model_selection import train_test_split
 from handlers.text import Encoder
 from stages.acceleration import build_accelerator
 from stages.augment import augmented_copies, with_copies
+from stages.checkpoint import fingerprint
 from stages.corpus import label_names, load_split
-from stages.files import remove
+from stages.interruption import InterruptionError
 from stages.params import Augment, Train, load
 from stages.paths import PREPARED, PRETRAINED, TUNING, WORDNET
 from stages.presets import PRESETS
 from stages.stage import StageError, stage
 from stages.train import build, encode
-from stages.training import Progress, Trainer
+from stages.training import Trainer
 from stages.tuning_report import write_report
 
 # Before that many trials have ended there is no median worth the name, and nothing is pruned.
@@ -65,9 +67,9 @@ class PrunedTrainer(Trainer):
         super().__init__(*arguments)
         self.trial = trial
 
-    def evaluate(self, lr: float, progress: Progress) -> bool:
-        better = super().evaluate(lr, progress)
-        self.trial.report(progress.best_f1, len(progress.history))
+    def evaluate(self, lr: float) -> bool:
+        better = super().evaluate(lr)
+        self.trial.report(self.progress.best_f1, len(self.progress.history))
         if self.trial.should_prune():
             raise optuna.TrialPruned
         return better
@@ -99,19 +101,25 @@ def starting_point(settings: Train, augment: Augment) -> dict[str, Any] | None:
     }
 
 
-def objective(trial: optuna.Trial, task: Task, folder: Path) -> float:
+def objective(trial: optuna.Trial, task: Task) -> float:
     """Validation macro-F1 of one point. Raises TrialPruned where it falls behind the median."""
+    try:
+        return measure(trial, task)
+    except (InterruptionError, KeyboardInterrupt):
+        # The point did not fail, though Optuna now notes so: the next run begins with it.
+        trial.study.enqueue_trial(trial.params)
+        raise
+
+
+def measure(trial: optuna.Trial, task: Task) -> float:
+    """Train on the trial's point without a checkpoint; its best validation macro-F1."""
     settings, augment = suggest(trial, task.settings, task.augment)
     train = with_copies(task.train, augmented_copies(task.train, task.wordnet, augment, task.seed))
     encoder = Encoder(task.candidate, settings.max_tokens)
     splits = encode(train, encoder), encode(task.validation, encoder)
     model = build(task.candidate, label_names(task.train), settings, task.seed)
     trainer = PrunedTrainer(model, *splits, settings, task.seed, build_accelerator(settings.precision), trial=trial)
-    checkpoint = folder / f"trial-{trial.number}.pt"
-    try:
-        return trainer.fit(checkpoint, {"trial": str(trial.number)}).best_f1
-    finally:
-        remove(checkpoint)
+    return trainer.fit().best_f1
 
 
 def part_of(train: Dataset, posts: int, seed: int) -> Dataset:
@@ -125,12 +133,19 @@ def part_of(train: Dataset, posts: int, seed: int) -> Dataset:
     return train.select(sorted(chosen))
 
 
+def study_name(task: Task) -> str:
+    """The candidate, and a fingerprint of all that its trials share: figures of anything else do not compare."""
+    posts = [[split["clean"][:], split["label"][:]] for split in (task.train, task.validation)]
+    settings = {key: value for key, value in asdict(task.settings).items() if key != "candidates"}
+    shared = [settings, asdict(task.augment), task.seed, posts]
+    return f"{task.candidate.name}-{len(task.train)}-{task.settings.epochs}-{fingerprint(shared)}"
+
+
 def search(task: Task, trials: int, folder: Path) -> optuna.Study:
     """A study with `trials` ended trials, those of earlier runs included; kept in `folder`, a journal of all it did."""
     folder.mkdir(parents=True, exist_ok=True)
     storage = JournalStorage(JournalFileBackend(str(folder / "journal.log")))
-    name = f"{task.candidate.name}-{len(task.train)}-{task.settings.epochs}"
-    study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+    study = optuna.create_study(storage=storage, study_name=study_name(task), direction="maximize", load_if_exists=True)
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         # Killed in the middle; its point is tried again.
         study.tell(trial.number, state=TrialState.FAIL)
@@ -142,7 +157,7 @@ def search(task: Task, trials: int, folder: Path) -> optuna.Study:
     study.pruner = MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=1)
     left = trials - len(ended(study))
     if left > 0:
-        study.optimize(functools.partial(objective, task=task, folder=folder), n_trials=left)
+        study.optimize(functools.partial(objective, task=task), n_trials=left)
     return study
 
 
@@ -151,12 +166,19 @@ def ended(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
 
 
+def positive(text: str) -> int:
+    """A number of the command line that is at least 1."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number} is too few: at least 1")
+    return number
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candidate", choices=PRESETS, default="minilm")
-    parser.add_argument("--trials", type=int, default=30, help="of all runs together")
-    parser.add_argument("--posts", type=int, default=3000, help="of the training split, stratified")
-    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--trials", type=positive, default=30, help="of all runs together")
+    parser.add_argument("--posts", type=positive, default=3000, help="of the training split, stratified")
+    parser.add_argument("--epochs", type=positive, default=1)
     options = parser.parse_args()
     with stage("tune"):
         params = load()

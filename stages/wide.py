@@ -16,6 +16,7 @@ from stages.files import replacing, write_json
 from stages.params import Wide, load
 from stages.paths import LINEAR, METRICS, PREPARED
 from stages.stage import stage
+from stages.tfidf import fit_transform
 
 log = logging.getLogger(__name__)
 
@@ -24,10 +25,11 @@ def fit(texts: Sequence[str], labels: Sequence[int], settings: Wide, seed: int) 
     """Train on cleaned texts, one class against the rest, with each term scaled by its log-count ratio (NBSVM: Wang and
     Manning 2012, https://aclanthology.org/P12-2018, on TF-IDF in place of presence).
 
-    The ratios go into the weights, so that serving is that of any other linear model.
+    The ratios go into the weights, so that serving is that of any other linear model. Raises StageError where min_df
+    leaves no term.
     """
     terms = vectorizer(settings)
-    vectors = terms.fit_transform(texts)
+    vectors = fit_transform(terms, texts, "wide")
     presence = (vectors > 0).astype(np.float64)
     actual = np.asarray(labels)
     weights, bias = [], []

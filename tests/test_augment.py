@@ -21,6 +21,7 @@ from stages.augmentation import (
     match_case,
     protected_words,
     replace_synonyms,
+    text_names,
     unimportant,
 )
 from stages.corpus import features, label_names
@@ -111,6 +112,11 @@ def test_importance_is_the_posts_tfidf() -> None:
     assert letter == unknown == 0
 
 
+def test_posts_without_a_word_name_the_parameter() -> None:
+    with pytest.raises(StageError, match=r"set prepare\.letters_only"):
+        Importance(["a b", "c"], [0, 1], "tfidf", seed=1)
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 def test_gradient_is_that_of_the_log_probability(classes: int) -> None:
     posts = ["engine oil the wheels", "orbit moon the probe", "goalie puck the ice"][:classes] * 3
@@ -138,7 +144,13 @@ def test_case_is_kept(model: str, expected: str) -> None:
     assert match_case("auto", model) == expected
 
 
-def test_generator_hangs_on_seed_and_id() -> None:
+def test_posts_of_one_text_have_names_of_their_own() -> None:
+    first, other, second = text_names(["moon", "car", "moon"])
+    assert len({first, other, second}) == 3
+    assert [first, second] == list(text_names(["moon", "moon"]))
+
+
+def test_generator_hangs_on_seed_and_name() -> None:
     draws = {(seed, name): generator(seed, name).random() for seed in (1, 2) for name in ("a", "b")}
     assert len(set(draws.values())) == 4
     assert draws[1, "a"] == generator(1, "a").random()
@@ -262,12 +274,13 @@ def test_every_copy_of_a_post_is_another(wordnet: Path) -> None:
 
 
 def test_adding_a_post_changes_no_other(wordnet: Path) -> None:
-    settings = chosen(share=0.5, synonym_rate=0.6, deletion_rate=0.0)
-    texts = ["people purchase cars and try each car in a box"] * 40
+    settings = chosen(share=0.5, copies=2, synonym_rate=0.6, deletion_rate=0.0)
+    # Some texts twice, for the same one may be of two posts.
+    texts = [f"people purchase cars and try each car in box {i % 30}" for i in range(40)]
     before = augmented_copies(split(texts), wordnet, settings, seed=1)
-    after = augmented_copies(split([*texts, "one more car"]), wordnet, settings, seed=1)
-    assert 5 < len(before) < 35
-    assert after[: len(before)] == before
+    after = augmented_copies(split([*texts[:20], "one more car", *texts[20:]]), wordnet, settings, seed=1)
+    assert 20 < len(before) < 60
+    assert [copy.edited for copy in after if "more" not in copy.words] == [copy.edited for copy in before]
     assert augmented_copies(split(texts), wordnet, settings, seed=2) != before
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import Dataset
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from handlers.linear import Linear
 from stages import describe
@@ -17,6 +18,7 @@ from stages.data_report import (
     length_summary,
     load_tokenizer,
     oddities,
+    pair_counts,
     token_counts,
     vocabulary_report,
     word_counts,
@@ -40,13 +42,36 @@ def test_lengths_count_special_tokens(tiny_bundle: Path) -> None:
     assert summary["quantiles"][-1] == 40
 
 
-def test_vocabulary_counts_unseen_words_and_pieces(tiny_bundle: Path) -> None:
+@pytest.fixture(params=["WordPiece", "byte-level BPE"])
+def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+    """One of each kind, to which "car" within a text is one piece and "cars" two."""
+    if request.param == "WordPiece":
+        built = Tokenizer(models.WordPiece({"[UNK]": 0, "car": 1, "##s": 2}, unk_token="[UNK]"))
+        built.normalizer, built.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+        return built
+    vocabulary = {piece: i for i, piece in enumerate(["Ġ", *"cars", "ar", "Ġc", "Ġcar"])}
+    built = Tokenizer(models.BPE(vocabulary, [("a", "r"), ("Ġ", "c"), ("Ġc", "ar")]))
+    built.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return built
+
+
+def test_words_count_in_the_pieces_that_they_have_within_a_text(tokenizer: Tokenizer) -> None:
+    figures = vocabulary_report(["car cars", "car"], tokenizer, set())
+    assert figures["pieces"] == round(4 / 3, 4)
+    assert figures["unknown"] == 0
+    assert figures["broken"] == [], "no word occurs ten times"
+    assert vocabulary_report(["car cars"] * 10, tokenizer, set())["broken"] == [["cars", 2], ["car", 1]]
+
+
+def test_vocabulary_counts_unseen_and_unknown_words(tiny_bundle: Path) -> None:
     known = set(word_counts(["the car has wheels", "the moon"]))
     figures = vocabulary_report(["the car", "moonlight xylophone"], load_tokenizer(tiny_bundle), known)
     assert figures["unseen"] == 0.5
-    assert figures["pieces"] >= 1
-    assert 0 <= figures["unknown"] <= 1
-    assert figures["broken"] == [], "no word occurs ten times"
+    assert figures["unknown"] == 0.25
+
+
+def test_a_capital_makes_no_unseen_word(tokenizer: Tokenizer) -> None:
+    assert vocabulary_report(["Car CARS"], tokenizer, {"car", "cars"})["unseen"] == 0
 
 
 @pytest.mark.parametrize(
@@ -69,13 +94,22 @@ def test_oddities(text: str, expected: list[str]) -> None:
 
 
 def test_duplicates_are_counted_by_split_in_both_directions() -> None:
-    splits = {"train": ["a", "b", "b"], "test": ["a", "c", "c x"]}
-    rows, twins = duplicate_table(splits, [(0, 3), (1, 2), (1, 4), (4, 5)])
-    assert rows == [["train", "2 (2)", "2 (1)"], ["test", "2 (1)", "2 (0)"]]
+    splits = {"train": ["a", "b", "b"], "test": ["a", "c", "c x", "A"]}
+    rows, twins = duplicate_table(splits, np.array([0, 1, 1, 0, 4, 5, 0]), [(1, 4), (4, 5)])
+    assert rows == [["train", "2 (2)", "3 (1)"], ["test", "3 (1)", "4 (0)"]]
     assert {name: mask.tolist() for name, mask in twins.items()} == {
         "train": [False, True, True],
-        "test": [True, True, False],
+        "test": [True, True, False, True],
     }
+
+
+def test_repetitions_count_in_every_pair() -> None:
+    # Three copies of one post beside two of another: all pairs of the five, three within, one within and six across.
+    first = np.array([0, 0, 2, 0, 2, 5])
+    labels = [0, 0, 1, 1, 1, 1]
+    assert pair_counts(first, [(0, 2)], labels) == (10, 6)
+    assert pair_counts(first, [], labels) == (4, 2)
+    assert pair_counts(np.array([], dtype=int), [], []) == (0, 0)
 
 
 def test_scores_with_and_without_near_duplicates() -> None:

@@ -33,12 +33,25 @@ def test_near_duplicates_are_those_of_an_exact_comparison() -> None:
         ]
     exact = [pair for pair in combinations(range(len(texts)), 2) if jaccard(*(texts[i] for i in pair)) >= THRESHOLD]
     assert len(exact) == 30
-    assert near_duplicates(texts) == exact
+    first, pairs = near_duplicates(texts)
+    assert first.tolist() == list(range(len(texts)))
+    assert pairs == exact
 
 
 def test_short_empty_and_equal_posts() -> None:
-    assert near_duplicates(["one two", "", "One  two", "three", ""]) == [(0, 2), (1, 4)]
-    assert near_duplicates([]) == []
+    first, pairs = near_duplicates(["one two", "", "One  two", "three", ""])
+    assert first.tolist() == [0, 1, 0, 3, 1]
+    assert pairs == []
+    first, pairs = near_duplicates([])
+    assert len(first) == len(pairs) == 0
+
+
+def test_repeated_posts_are_compared_once() -> None:
+    words = post(1)
+    texts = [" ".join(words), " ".join([*words, "and", "more"])] * 200
+    first, pairs = near_duplicates(texts)
+    assert first.tolist() == [0, 1] * 200
+    assert pairs == [(0, 1)]
 
 
 @pytest.mark.parametrize(
@@ -51,6 +64,17 @@ def test_short_empty_and_equal_posts() -> None:
 )
 def test_a_reply_belongs_to_its_thread(first: str, second: str, same: bool) -> None:
     assert threads([first, "goalie saved the puck", second]) == ([(0, 2)] if same else [])
+
+
+def test_a_greeting_is_no_thread() -> None:
+    greeted = [f"Hello, I have {' '.join(post(seed, 8))}" for seed in range(30)]
+    others = ["shuttle launch delayed", *(" ".join(post(100 + seed, 8)) for seed in range(30))]
+    assert threads([*greeted, *others, "re shuttle launch delayed"]) == [(30, 61)]
+
+
+def test_a_thread_of_a_large_corpus_may_be_longer() -> None:
+    subjects = [f"{chr(97 + i % 26)}{chr(97 + i // 26 % 26)}{chr(97 + i // 676)} launch delayed" for i in range(2000)]
+    assert len(threads([*subjects, *subjects[:1] * 15])) == 15
 
 
 @settings(max_examples=50)

@@ -164,6 +164,17 @@ def test_spread_is_even_and_bounded(count: int, most: int) -> None:
     assert not len(gaps) or gaps.max() - gaps.min() <= 1
 
 
+def test_a_graph_that_cannot_run_on_the_gpu_says_so(
+    graph: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    OnnxEngine(graph)
+    assert not caplog.records
+    # Whatever this machine has.
+    monkeypatch.setattr("onnxruntime.InferenceSession.get_providers", lambda _: ["CPUExecutionProvider"])
+    OnnxEngine(graph, cuda=True)
+    assert "runs on the CPU, not on the GPU" in caplog.text
+
+
 def test_a_missing_graph_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="run the export stage"):
         OnnxEngine(tmp_path / GRAPH_FILE)

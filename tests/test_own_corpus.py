@@ -54,6 +54,17 @@ def test_twins_are_not_divided_between_training_and_test(tmp_path: Path) -> None
     assert not {text for _, text in parts["train"]} & {text for _, text in parts["test"]}
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_small_classes_beside_a_large_one_are_divided(tmp_path: Path, seed: int) -> None:
+    counts = {"many": 200} | {f"few {kind}": 4 for kind in range(10)}
+    rows = [
+        (label, " ".join(f"{label}-{n}-{i}" for i in range(9))) for label, count in counts.items() for n in range(count)
+    ]
+    parts = read_corpus(as_csv(tmp_path / "posts.csv", rows), 0.2, seed)
+    assert all({label for label, _ in part} == set(counts) for part in parts.values())
+    assert 35 < len(parts["test"]) < 65
+
+
 def test_a_class_that_repeats_one_post_is_named(tmp_path: Path) -> None:
     same = [("reply", "thank you for your message which will be answered as soon as we can")] * 9
     rows = [(label, " ".join(f"{label}-{word}-{i}" for i in range(9))) for label, word in PAIRS]

@@ -99,8 +99,11 @@ def test_an_unknown_key_is_named_beside_the_known(section: str, known: str, tmp_
         ("train.candidates", [], "minilm, mpnet, bert, roberta"),
         ("train.candidates", [["minilm"]], "minilm, mpnet, bert, roberta"),
         ("train.head", [384, 384.5], "int"),
-        ("train.lr", "1e-3", "float"),  # YAML 1.1 reads this as text
+        ("train.lr", "fast", "float"),
+        ("train.lr", "1e3", "float"),
         ("train.lr", float("inf"), "float"),
+        ("train.lr", "inf", "float"),
+        ("augment.share", "nan", "0 to 1"),
         ("train.pooling", "max", "cls, mean, attention"),
         ("package.version", 1.0, "str"),
         ("export", None, "mapping"),
@@ -123,6 +126,13 @@ def test_whole_numbers_may_stand_for_floats(tmp_path: Path) -> None:
     params = load_document(with_value("augment.share", 1), tmp_path)
     assert params.augment.share == 1.0
     assert isinstance(params.augment.share, float)
+
+
+def test_a_number_without_a_point_before_its_exponent_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(FILE.read_text(encoding="utf-8").replace("lr: 2.0e-4", "lr: 2e-4"), encoding="utf-8")
+    assert yaml.safe_load(path.read_text(encoding="utf-8"))["train"]["lr"] == "2e-4", "or the test could not fail"
+    assert load(path).train.lr == 2e-4
 
 
 @pytest.mark.parametrize("document", [None, [], "text", 3])

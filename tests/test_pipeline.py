@@ -62,6 +62,11 @@ def test_deps_are_the_import_graph(name: str) -> None:
     assert {dep for dep in deps if not dep.startswith("outputs/")} == needed
 
 
+def test_another_candidate_does_not_train_the_others_anew() -> None:
+    deps = [dep for dep in STAGES["train"]["deps"] if dep.startswith("outputs/models/pretrained")]
+    assert deps == ["outputs/models/pretrained/${item.candidate}"]
+
+
 def dotted(node: ast.expr) -> str:
     """`a.b.c` of an attribute chain that starts at a name, else nothing."""
     if isinstance(node, ast.Attribute):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from datasets import Dataset
 
 from stages.corpus import features
 from stages.params import SPLITS
-from stages.splitting import check_classes, split_validation
+from stages.splitting import check_classes, held_out, split_validation
 from stages.stage import StageError
 
 WORDS = ["orbit", "moon", "probe", "goalie", "puck", "ice", "engine", "oil", "wheel"]
@@ -55,7 +56,7 @@ def test_another_seed_gives_another_split(how: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_small_class_stands_on_both_sides_where_a_fold_allows_it(seed: int) -> None:
+def test_a_small_class_stands_on_both_sides(seed: int) -> None:
     many = [(f"{thread(i)} body {i}", 0) for i in range(60)]
     few = [(f"rare{chr(97 + i)} words{chr(97 + i)} subject{chr(97 + i)} of the small class", 1) for i in range(3)]
     train, validation = split_validation(posts([*many, *few]), "thread", 0.1, seed)
@@ -97,10 +98,55 @@ def test_late_takes_the_last_of_each_class() -> None:
     assert split_validation(whole, "late", 0.2, seed=1)[1]["id"][:] == [f"train-{i:03d}" for i in range(16, 20)]
 
 
-@pytest.mark.parametrize("how", ["random", "thread"])
+@pytest.mark.parametrize("how", SPLITS)
+@pytest.mark.parametrize("seed", range(3))
+def test_every_class_stands_on_both_sides_whatever_the_share(how: str, seed: int) -> None:
+    labels = np.array(["many"] * 60 + [f"few {kind}" for kind in range(8) for _ in range(2)])
+    chosen = held_out([thread(i) for i in range(len(labels))], labels, how, 0.2, seed)
+    assert set(labels[chosen]) == set(np.delete(labels, chosen)) == set(labels)
+
+
+def test_classes_of_fewer_posts_than_folds_are_divided() -> None:
+    chosen = held_out([thread(i) for i in range(6)], list("aaabbb"), "thread", 0.1, seed=1)
+    assert {"aaabbb"[i] for i in chosen} == {"aaabbb"[i] for i in set(range(6)) - set(chosen)} == {"a", "b"}
+
+
+def test_greeted_posts_validate_as_others_do() -> None:
+    greeting = ["Hello, I have ", ""]
+    whole = posts([(f"{greeting[i // 2 % 2]}{thread(i)} body {i}", i % 2) for i in range(120)])
+    _, validation = split_validation(whole, "thread", 0.1, seed=1)
+    assert abs(len(validation) - 12) <= 2
+    assert 3 <= sum(text.startswith("Hello") for text in validation["text"]) <= 9
+
+
+def test_a_validation_split_of_another_size_than_asked_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    split_validation(WHOLE, "thread", 0.2, seed=1)
+    assert not caplog.text
+    repeated = [(thread(label), label) for label in (0, 1) for _ in range(40)]
+    whole = posts([*repeated, *((f"{thread(i)} body {i}", i % 2) for i in range(10, 20))])
+    _, validation = split_validation(whole, "thread", 0.2, seed=1)
+    assert len(validation) < 12
+    assert f"validation has {len(validation)} posts instead of about 18: see prepare.split" in caplog.text
+
+
+@pytest.mark.parametrize("how", SPLITS)
 def test_too_few_posts_to_split_say_so(how: str) -> None:
-    with pytest.raises(StageError, match=r"raise data\.limit"):
+    with pytest.raises(StageError, match=r"a has one post; add posts, raise data\.limit"):
         split_validation(posts([("x", 0), ("y", 1), ("z", 1)]), how, 0.2, seed=0)
+
+
+def test_a_class_of_one_thread_names_the_split_as_the_mend() -> None:
+    alike = [(f"shuttle launch delayed {i}", 0) for i in range(6)]
+    whole = posts([*alike, *((f"{thread(i)} body {i}", 1) for i in range(30))])
+    with pytest.raises(StageError, match=r"posts of a are nearly the same or begin alike.* change prepare\.split"):
+        split_validation(whole, "thread", 0.2, seed=1)
+    check_classes(dict(zip(["train", "validation"], split_validation(whole, "duplicates", 0.2, seed=1), strict=True)))
+
+
+def test_classes_that_share_their_posts_are_refused() -> None:
+    # Three groups, of which each class has another two: on two sides, one class is always whole.
+    with pytest.raises(ValueError, match="nearly the same as those of other classes"):
+        held_out(["x", "y", "x", "z", "y", "z"], list("aabbcc"), "duplicates", 0.5, seed=1)
 
 
 def test_a_split_without_a_class_says_which() -> None:

@@ -6,6 +6,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from stages.batches import Split
 from stages.corpus import features
 from stages.stage import StageError
 from stages.train import build, encode, identity, start_curves
-from stages.training import Progress, Trainer
+from stages.training import Trainer
 from tests.conftest import LABELS
 from tests.test_training import SETTINGS
 
@@ -43,6 +44,8 @@ def test_a_run_is_known_by_settings_data_and_model(tiny_bundle: Path) -> None:
     assert changed(identity(model, replace(SETTINGS, lr=0.5), 0, accelerator, SPLIT)) == {"train.lr"}
     assert changed(identity(model, SETTINGS, 1, accelerator, SPLIT)) == {"seed"}
     assert changed(identity(model, SETTINGS, 0, accelerator, Split(SPLIT.ids, [1, 0]))) == {"data"}
+    on_gpu = SimpleNamespace(device=torch.device("cuda"), mixed_precision="no", num_processes=1)
+    assert changed(identity(model, SETTINGS, 0, on_gpu, SPLIT)) == {"device"}
     other = Classifier(replace(model.config, head=(8, 8)))
     assert changed(identity(other, SETTINGS, 0, accelerator, SPLIT)) == {"architecture", "initial weights"}
     torch.nn.init.zeros_(model.head[-1].bias)
@@ -57,12 +60,12 @@ def test_curves_are_written_while_the_run_goes_on_and_whole_where_it_was_interru
             return [(int(row["step"]), float(row[name])) for row in csv.DictReader(file, delimiter="\t")]
 
     class Interrupted(Trainer):
-        def evaluate(self, lr: float, progress: Progress) -> bool:
-            if progress.step == 2:
+        def evaluate(self, lr: float) -> bool:
+            if self.progress.step == 2:
                 # So far one evaluation has been reported.
                 assert len(read(tmp_path / "first", "loss")) == 1
                 raise KeyboardInterrupt
-            return super().evaluate(lr, progress)
+            return super().evaluate(lr)
 
     def made(kind: type[Trainer], folder: str) -> Trainer:
         accelerator = build_accelerator("float32")

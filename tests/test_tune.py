@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +22,7 @@ from stages.corpus import features
 from stages.files import read_json
 from stages.params import Augment
 from stages.stage import StageError
-from stages.tune import Task, ended, part_of, search, suggest
+from stages.tune import PrunedTrainer, Task, ended, part_of, search, suggest
 from stages.tuning_report import write_report
 from tests.conftest import LABELS
 from tests.test_training import SETTINGS
@@ -58,7 +60,21 @@ def test_a_study_repeats_itself_and_goes_on(task: Task, tmp_path: Path) -> None:
     longer = points(search(task, 3, tmp_path / "a"))
     assert longer[:2] == first
     assert len({str(params) for params, _ in longer}) == 3
-    assert not list((tmp_path / "a").glob("*.pt"))
+
+
+def test_trials_of_another_setting_or_of_other_data_are_not_taken_over(task: Task, tmp_path: Path) -> None:
+    search(task, 1, tmp_path)
+    backwards = task.train.select(range(len(task.train))[::-1])
+    for other in (
+        replace(task, settings=replace(START, label_smoothing=0.1)),
+        replace(task, augment=replace(AUGMENT, copies=2)),
+        replace(task, seed=1),
+        replace(task, train=backwards),
+        replace(task, validation=backwards),
+    ):
+        assert not ended(search(other, 0, tmp_path))
+    candidates = replace(task, settings=replace(START, candidates=("minilm", "bert")))
+    assert len(ended(search(candidates, 0, tmp_path))) == 1
 
 
 def test_the_parameters_as_they_stand_are_the_first_trial(task: Task, tmp_path: Path) -> None:
@@ -86,6 +102,39 @@ def test_a_trial_that_was_killed_is_tried_again(task: Task, tmp_path: Path, monk
     interrupted, again = study.trials
     assert (interrupted.state, again.state) == (TrialState.FAIL, TrialState.COMPLETE)
     assert interrupted.params == again.params
+
+
+def test_a_trial_that_ctrl_c_ended_is_tried_again(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = PrunedTrainer.step
+
+    def press(self: PrunedTrainer, batch: list[int], optimizer: Any, stop: bool) -> tuple[float, bool]:
+        if not stop:
+            os.kill(os.getpid(), signal.SIGINT)
+        return usual(self, batch, optimizer, stop)
+
+    def press_at_once(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PrunedTrainer, "step", press)
+        with pytest.raises(StageError, match="interrupted at step 2 of 6; run again, it begins anew"):
+            search(task, 1, tmp_path / "study")
+    with monkeypatch.context() as patch:
+        patch.setattr(tune, "build", press_at_once)
+        with pytest.raises(KeyboardInterrupt):
+            search(task, 1, tmp_path / "study")
+    *interrupted, again = search(task, 1, tmp_path / "study").trials
+    assert [trial.state for trial in interrupted] == [TrialState.FAIL] * 2
+    assert again.state == TrialState.COMPLETE
+    assert interrupted[0].params == interrupted[1].params == again.params
+    assert not list((tmp_path / "study").glob("*.pt"))
+
+
+def test_a_study_of_no_trials_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["tune", "--trials", "0"])
+    with pytest.raises(SystemExit):
+        tune.main()
+    assert "argument --trials: 0 is too few: at least 1" in capsys.readouterr().err
 
 
 def test_a_hopeless_trial_is_pruned(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import sparse
@@ -9,6 +11,7 @@ from sklearn.svm import LinearSVC
 
 from stages.baseline import vectorizer
 from stages.params import Wide
+from stages.stage import StageError
 from stages.wide import fit, log_count_ratio
 
 SETTINGS = Wide(ngrams=2, min_df=1, max_terms=1000, smoothing=1.0, c=1.0)
@@ -30,6 +33,11 @@ def test_it_classifies_and_its_scores_are_those_of_the_scaled_vectors(corpus: tu
     scaled = vectors @ sparse.diags(log_count_ratio((vectors > 0).astype(float), inside, SETTINGS.smoothing))
     expected = LinearSVC(C=SETTINGS.c, random_state=0).fit(scaled, inside).decision_function(scaled)
     np.testing.assert_allclose(linear.scores(texts)[:, 1], expected, atol=1e-5)
+
+
+def test_posts_without_a_term_name_the_parameter() -> None:
+    with pytest.raises(StageError, match=r"lower wide\.min_df"):
+        fit(["red car", "full moon"], [0, 1], replace(SETTINGS, min_df=2), seed=0)
 
 
 @pytest.mark.parametrize("flipped", [False, True])
