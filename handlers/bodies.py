@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import codecs
 import json
+import re
 from collections.abc import Mapping
-from email.message import Message
 from typing import Any
 
+from handlers.charsets import Headers, codec
 from handlers.errors import RequestError
 from handlers.mail import MailError, read_mail
 
-_PLAIN_TYPES = ("", "application/octet-stream")
+_UNDECLARED = ("", "application/octet-stream")
 _MAIL_TYPES = ("message/rfc822", "message/global", "message/news")
-# Python's own codecs that take quadratic time; no charset of any mail or web page.
-_SLOW_CODECS = ("idna", "punycode")
+_FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
+# An object or a list of strings, as far as its beginning tells; and what is an object and no text.
+_LIKE_JSON, _OBJECT = re.compile(r'\s*(?:\{|\[\s*")'), re.compile(r'\s*\{\s*"')
+# How a client of the Open Inference Protocol says that raw tensors follow its JSON.
+_BINARY = "inference-header-content-length"
 HOW = 'send the post as text/plain, as message/rfc822, as JSON {"text": "..."}, or as a form field or file named data'
 
 
@@ -27,26 +30,33 @@ def document(row: Mapping[str, Any], headers: Mapping[str, Any], field: str) -> 
         return _json(bytes(value), field) if isinstance(value, bytes | bytearray) else value
     if media in _MAIL_TYPES:
         return _mail(_raw(value, field), field)
-    if not (media in _PLAIN_TYPES or media.startswith("text/")):
+    if media.startswith("text/"):
+        return decode(value, charset, field)
+    if media not in _UNDECLARED:
         raise RequestError(415, "the content type is not one that holds text", field, HOW)
-    text = decode(value, charset, field)
-    # `curl -T` declares nothing, so an undeclared JSON object is taken for what it plainly is.
-    if not media.startswith("text/") and text.lstrip().startswith("{"):
-        try:
-            return _json(text, field)
-        except RequestError:
-            return text
-    return text
+    if any(name.lower() == _BINARY for name in headers):
+        mend = 'send the tensor as JSON: {"inputs": [{..., "data": ["..."]}]}'
+        raise RequestError(415, "binary tensors are not read", field, mend)
+    return _undeclared(decode(value, charset, field), field)
+
+
+def _undeclared(text: str, field: str) -> Any:
+    """What a body says that is not declared, as those of `curl -T` are not: JSON is taken for what it plainly is."""
+    if not _LIKE_JSON.match(text):
+        return text
+    try:
+        return _json(text, field)
+    except RequestError:
+        if _OBJECT.match(text):
+            raise
+        return text
 
 
 def decode(value: Any, charset: str | None, field: str) -> str:
     """Text of a body or a form's field; UTF-8 where no charset is declared. Raises RequestError."""
     raw = _raw(value, field)
     try:
-        codec = codecs.lookup(charset or "utf-8").name
-        if codec in _SLOW_CODECS:
-            raise LookupError(codec)
-        return raw.decode(codec)
+        return raw.decode(codec(charset or "utf-8"))
     except (LookupError, ValueError):
         reason = "the bytes are not text in the declared charset" if charset else "the bytes are not UTF-8 text"
         mend = "send text in UTF-8, or name its charset in the content type"
@@ -83,11 +93,13 @@ def _content_type(field: str, headers: Mapping[str, Any]) -> tuple[str, str | No
     part = headers.get(field)
     declared = part.get("content-type", "") if isinstance(part, dict) else ""
     if field == "body":
-        # The server hands on the media type alone; the charset is left in the request's own header.
+        # The server hands on the media type alone; the charset is left in the request's own header. (A form's own is of
+        # the form, not of a field that happens to be called body.)
         names = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
-        declared = names.get("content-type", declared)
+        whole = names.get("content-type", declared)
+        declared = declared if whole.lower().startswith(_FORM_TYPES) else whole
     if not declared:
         return "", None
-    message = Message()
+    message = Headers()
     message["content-type"] = declared
     return message.get_content_type(), message.get_content_charset()

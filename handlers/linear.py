@@ -51,12 +51,6 @@ class Linear:
         words = _TOKEN.findall(text.lower())
         return len(words), sum(word not in self._index for word in words)
 
-    def contributions(self, text: str, label: int) -> dict[str, float]:
-        """What each known term of a cleaned post adds to the score of class `label`; with the bias they sum to it."""
-        positions, values = self.vector(text)
-        products = values * self.weights[positions, label]
-        return {self.terms[p]: float(v) for p, v in zip(positions.tolist(), products, strict=True)}
-
     def scores(self, texts: Sequence[str]) -> np.ndarray:
         """Decision values [posts, classes] of cleaned posts."""
         scores = np.empty((len(texts), len(self.bias)), dtype=np.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Iterable
 from dataclasses import dataclass
 from email import message_from_bytes
@@ -10,6 +9,8 @@ from email.errors import HeaderParseError
 from email.header import decode_header
 from email.message import Message
 from email.policy import Compat32
+
+from handlers.charsets import Headers, codec
 
 # The parser tries every line against every boundary that is open, so their product is what a hostile mail costs.
 MAX_STEPS = 300_000
@@ -55,7 +56,7 @@ def read_mail(raw: bytes) -> Mail:
     if lines * (1 + raw.lower().count(b"boundary")) > MAX_STEPS:
         raise MailError(413, "the mail has too many lines or parts")
     try:
-        message = message_from_bytes(raw, policy=_POLICY)
+        message = message_from_bytes(raw, Headers, policy=_POLICY)
         part = next((part for part in message.walk() if _is_text(part)), None)
     except RecursionError:
         raise MailError(413, "the mail has too many lines or parts") from None
@@ -96,6 +97,6 @@ def _subject(headers: Iterable[tuple[str, str]], charset: str | None) -> str:
 def _lenient(raw: bytes, charset: str) -> str:
     """Decode as far as possible: a subject that is spoilt costs less than a post that is refused for it."""
     try:
-        return raw.decode(codecs.lookup(charset).name, "replace")
+        return raw.decode(codec(charset), "replace")
     except (LookupError, ValueError):
         return raw.decode("latin-1")

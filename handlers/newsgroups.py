@@ -13,7 +13,7 @@ from handlers.cores import threads_each
 from handlers.errors import RequestError
 from handlers.explaining import BudgetError, explain
 from handlers.predictor import Answer, Engine, Predictor
-from handlers.requests import MAX_CHARACTERS, MAX_PASSES, MAX_POSTS, Request, parse
+from handlers.requests import MAX_BYTES, MAX_CHARACTERS, MAX_PASSES, MAX_POSTS, TENSORS, Request, parse
 from handlers.schema import PROVENANCE_FILE, option_schema, reply_schema
 from handlers.settings import Settings
 from handlers.telemetry import Telemetry
@@ -78,6 +78,7 @@ class NewsgroupsHandler:
         replies |= self._answer(requests, timings)
         with timings.step("encode"):
             bodies = [self._send(replies[idx], idx, context) for idx in range(len(data))]
+        self.telemetry.taken(len(data))
         self.telemetry.timed(timings.seconds)
         return bodies
 
@@ -88,6 +89,7 @@ class NewsgroupsHandler:
             "model": self.model,
             "labels": list(predictor.labels),
             "limits": {
+                "bytes": MAX_BYTES,
                 "characters": MAX_CHARACTERS,
                 "posts": MAX_POSTS,
                 "passes": MAX_PASSES,
@@ -106,7 +108,8 @@ class NewsgroupsHandler:
             predicted = iter(self._predict(list(requests.values()), timings))
         except Exception as error:
             if len(requests) == 1:
-                return dict.fromkeys(requests, _unexpected("prediction", error))
+                [(idx, request)] = requests.items()
+                return {idx: _unexpected("prediction", error, request)}
             # Whatever it was, it is the fault of one of them: each on its own.
             return {i: reply for idx in requests for i, reply in self._answer({idx: requests[idx]}, timings).items()}
         replies: dict[int, Any] = {}
@@ -120,7 +123,7 @@ class NewsgroupsHandler:
             except BudgetError as error:
                 replies[idx] = RequestError(422, "the explanation takes more passes than allowed", "budget", str(error))
             except Exception as error:
-                replies[idx] = _unexpected("answering", error)
+                replies[idx] = _unexpected("answering", error, request)
         self.telemetry.answered(counted)
         return replies
 
@@ -187,10 +190,11 @@ def _device(gpu: int | None) -> str:
     return f"cuda:{gpu}" if torch.cuda.is_available() else "cpu"
 
 
-def _unexpected(step: str, error: Exception) -> RequestError:
-    """What a client hears of a fault of our own."""
+def _unexpected(step: str, error: Exception, request: Request | None = None) -> RequestError:
+    """What a client hears of a fault of our own. request: None where it could not be read."""
     # Not the exception's message: it may quote the request.
     where = "".join(traceback.format_tb(error.__traceback__))
     log.error("%s failed: %s\n%s", step, type(error).__name__, where)
     mend = "try again; where it happens again, report it with the time of the request"
-    return RequestError(500, "the server could not answer", "body", mend)
+    tensors = request is not None and request.form == TENSORS
+    return RequestError(500, "the server could not answer", "body", mend, tensors)

@@ -11,6 +11,8 @@ from handlers.errors import RequestError
 from handlers.explaining import DEFAULT, METHODS
 from handlers.text import normalized
 
+# Of a request's body, over which the front end refuses it; max_request_size of serve/config.properties.
+MAX_BYTES = 4_194_304
 # All are per request and bound what one batch can cost, so that no batch outlives the server's response timeout.
 MAX_CHARACTERS = 1_000_000
 MAX_POSTS = 64
@@ -98,14 +100,22 @@ def parse(row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
     # Fields of a form come as text. (Of a query string the server hands on nothing.)
     options = {name: _number(decode(row[name], None, name)) for name in OPTIONS if name in row}
     body = document(row, headers, key)
+    try:
+        return _from_body(body, key, options, headers.get("explain") == "True")
+    except RequestError as error:
+        error.tensors = isinstance(body, dict) and "inputs" in body
+        raise
+
+
+def _from_body(body: Any, key: str, options: dict[str, Any], explain: bool) -> Request:
+    """The request that a body is, with the options of a form beside it."""
     more: dict[str, Any] = {}
     if isinstance(body, dict):
         posts, form, inner, more = _from_object(body)
-        options |= inner
+        options = options | inner
     else:
         form = LIST if isinstance(body, list) else SINGLE
         posts = _posts(body, key)
-    explain = headers.get("explain") == "True"
     if explain and form == TENSORS:
         raise RequestError(422, "explanations have no tensor form", "inputs", 'send {"text": "..."} instead')
     return Request(posts, form, explain=explain, **_options(options, len(posts), explain), **more)
@@ -127,6 +137,7 @@ def _from_object(document: dict[str, Any]) -> tuple[tuple[str, ...], str, dict[s
             raise RequestError(422, "the id is not a short string", "id", mend)
         if not isinstance(parameters, dict):
             raise RequestError(422, "the parameters are not an object", "parameters", 'send {"top_k": 3}, or nothing')
+        parameters = _no_binary(parameters, "binary_data_output", "parameters.")
         _known(parameters, OPTIONS, "parameters.")
         more = {"identity": identity, "outputs": _outputs(others.get("outputs"))}
         return _from_tensors(document[key]), TENSORS, parameters, more
@@ -166,13 +177,25 @@ def _outputs(wanted: Any) -> tuple[str, ...] | None:
     if not (isinstance(wanted, list) and wanted and all(isinstance(item, dict) for item in wanted)):
         raise RequestError(422, "the outputs are not a list of named tensors", "outputs", mend)
     for i, item in enumerate(wanted):
-        _known(item, ("name",), f"outputs[{i}].")
+        _known(item, ("name", "parameters"), f"outputs[{i}].")
+        parameters = item.get("parameters", {})
+        if not isinstance(parameters, dict):
+            raise RequestError(422, "the parameters are not an object", f"outputs[{i}].parameters", "leave them out")
+        _known(_no_binary(parameters, "binary_data", f"outputs[{i}].parameters."), (), f"outputs[{i}].parameters.")
         if not (isinstance(item.get("name"), str) and item["name"] in TENSOR_TYPES):
             raise RequestError(422, "the output is not known", f"outputs[{i}].name", mend)
     names = tuple(item["name"] for item in wanted)
     if len(set(names)) < len(names):
         raise RequestError(422, "an output is named twice", "outputs", "name each output once")
     return names
+
+
+def _no_binary(parameters: Mapping[str, Any], name: str, prefix: str) -> dict[str, Any]:
+    """The parameters but the one that asks for binary tensors. Raises RequestError where it does ask for them."""
+    if parameters.get(name) not in (None, False):
+        mend = f"send {name} false, or leave it out: tensors are answered as JSON"
+        raise RequestError(422, "binary tensors are not answered", f"{prefix}{name}", mend)
+    return {other: value for other, value in parameters.items() if other != name}
 
 
 def _posts(value: Any, field: str) -> tuple[str, ...]:

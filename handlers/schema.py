@@ -18,7 +18,8 @@ def reply_schema(labels: Sequence[str]) -> dict[str, Any]:
     """The body of every reply to a prediction or an explanation, refusals included.
 
     It is one of `$defs`: an `answer` to one post, `answers` to a list, `predictions` to KServe's instances, `tensors`
-    to an Open Inference Protocol request, and an `error` with any other status than 200.
+    to an Open Inference Protocol request, and an `error` with any other status than 200, or what TorchServe's
+    `front_end` says where a request does not reach the model.
     """
     label = {"enum": list(labels)}
     answer = _object(
@@ -43,7 +44,8 @@ def reply_schema(labels: Sequence[str]) -> dict[str, Any]:
             "windows": {"description": "passages the transformer read", "enum": [0, 1]},
             "tokens": {"description": "tokens the transformer read", "type": "integer", "minimum": 0},
             "truncated": {
-                "description": "whether the post was longer than that window; the linear part reads all of it",
+                "description": "whether the post was longer than that window, so false on the linear path; the linear "
+                "part reads all of every post",
                 "type": "boolean",
             },
             "model": _object({"name": {"type": "string"}, "version": {"type": "string"}}),
@@ -88,7 +90,22 @@ def reply_schema(labels: Sequence[str]) -> dict[str, Any]:
             },
             optional=("id",),
         ),
-        "error": _object({"code": {"enum": [400, 413, 415, 422, 500]}, "reason": text, "field": text, "mend": text}),
+        "error": _object(
+            {
+                "code": {"enum": [400, 413, 415, 422, 500]},
+                "reason": text,
+                "field": text,
+                "mend": text,
+                "error": text | {"description": "the others in one string, where the posts came as tensors"},
+            },
+            optional=("error",),
+        ),
+        "front_end": _object({"code": {"type": "integer", "minimum": 400}, "type": text, "message": text})
+        | {
+            "description": "from TorchServe itself: 400 for a key that is missing or wrong, 404 for a model that is "
+            "not served, 503 where the queue is full, 500 where a worker ended (a body over the limit of bytes gets a "
+            "413 without a word, or its connection is closed)"
+        },
     }
     return {
         "$schema": DRAFT,

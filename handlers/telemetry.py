@@ -19,9 +19,13 @@ from handlers.requests import RequestError
 
 # Type, unit, and labels beside `model_name`, by name. The front end adds the host's name to each.
 METRICS: dict[str, tuple[MetricTypes, str, tuple[str, ...]]] = {
+    # Requests that a worker took, good or bad: those whose wait TorchServe adds to ts_queue_latency_microseconds. (Its
+    # own ts_inference_requests_total also counts those that a full queue refused.)
+    "newsgroups_requests_total": (MetricTypes.COUNTER, "Count", ()),
     # Posts answered, by the way they took through the cascade.
     "newsgroups_posts_total": (MetricTypes.COUNTER, "Count", ("path",)),
-    # Tokens that the transformer read, and its passes.
+    # Tokens that the transformer read to predict, and its passes. Those of explanations are not counted: of them
+    # newsgroups_step_seconds, step explain, gives the time.
     "newsgroups_tokens_total": (MetricTypes.COUNTER, "Count", ()),
     "newsgroups_windows_total": (MetricTypes.COUNTER, "Count", ()),
     "newsgroups_predictions_total": (MetricTypes.COUNTER, "Count", ("label",)),
@@ -55,12 +59,16 @@ class Telemetry:
         self._metrics = {} if metrics is None else {name: _declared(metrics, name) for name in METRICS}
         self._drift = Drift(load(bundle))
         # A rate over a counter that does not exist yet misses its first step.
-        for name in ("newsgroups_tokens_total", "newsgroups_windows_total", "newsgroups_abstentions_total"):
-            self._add(name, 0)
+        for name in ("requests", "tokens", "windows", "abstentions"):
+            self._add(f"newsgroups_{name}_total", 0)
         for path in PATHS:
             self._add("newsgroups_posts_total", 0, path)
         for label in self.labels:
             self._add("newsgroups_predictions_total", 0, label)
+
+    def taken(self, requests: int) -> None:
+        """Count the requests of a batch."""
+        self._add("newsgroups_requests_total", requests)
 
     def answered(self, answers: Sequence[Answer]) -> None:
         """Count posts that were answered."""

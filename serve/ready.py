@@ -19,6 +19,8 @@ from pathlib import Path
 
 POST = "the shuttle reached orbit around the moon"
 PAUSE = 0.1
+# A proxy of the environment (http_proxy) is for other machines, not for a server on this one.
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def ask(url: str, model: str, key_file: Path | None, timeout: float) -> str:
@@ -34,7 +36,7 @@ def ask(url: str, model: str, key_file: Path | None, timeout: float) -> str:
     body = json.dumps({"text": POST}).encode()
     request = urllib.request.Request(f"{url}/predictions/{model}", data=body, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=timeout) as response:
+        with OPENER.open(request, timeout=timeout) as response:
             answer = json.load(response)
     except urllib.error.HTTPError as error:
         raise ValueError(f"status {error.code}: {error.read(300).decode(errors='replace')}") from None

@@ -25,12 +25,13 @@ from handlers.cores import usable_cores
 from handlers.explaining import DEFAULT, METHODS, explain
 from handlers.newsgroups import EXPLAINED_WORDS, NewsgroupsHandler
 from handlers.predictor import Answer
-from handlers.requests import MAX_PASSES
+from handlers.requests import MAX_BYTES, MAX_PASSES
 from handlers.schema import PROVENANCE_FILE
 from handlers.telemetry import Telemetry
 from tests.conftest import LABELS
 
-YAML = yaml.safe_load((Path(__file__).parent.parent / "serve" / "newsgroups.yaml").read_text())
+SERVE = Path(__file__).parent.parent / "serve"
+YAML = yaml.safe_load((SERVE / "newsgroups.yaml").read_text())
 MANIFEST = {"model": {"modelName": "newsgroups", "modelVersion": "1.0"}}
 JSON = "application/json"
 CAR, ICE, MOON = "The car needs engine oil", "a hockey team plays on ice", "a satellite in orbit around the moon"
@@ -161,6 +162,7 @@ KINDS: dict[str, tuple[Row, int]] = {
     "too many": (row(["a"] * 1000), 413),
     "tensors": (row({"inputs": [TENSOR], "id": "x"}), 200),
     "some tensors": (row({"inputs": [TENSOR], "outputs": [{"name": "label"}]}), 200),
+    "bad tensors": (row({"inputs": [TENSOR | {"shape": [5]}]}), 422),
     "empty": (row("", "text/plain"), 422),
     "long": (row([CAR, ICE, "moon " * 500]), 200),
 }
@@ -205,6 +207,7 @@ def test_every_reply_fits_the_schema_that_describe_gives(
     Draft202012Validator.check_schema(described["options"])
     kinds = {"instances": "predictions", "tensors": "tensors", "some tensors": "tensors", "long": "answers"}
     kinds["explained by the wide part"] = "answers"
+    assert "error" in alone["bad tensors"][1] and "error" not in alone["empty"][1]
     for name, (code, body) in alone.items():
         Draft202012Validator(schema).validate(body)
         kind = "error" if code != 200 else kinds.get(name, "answer")
@@ -217,12 +220,17 @@ def test_every_reply_fits_the_schema_that_describe_gives(
 
 def test_describe_tells_what_a_client_must_know(handler: NewsgroupsHandler, bundle: Path) -> None:
     [(_, described)] = serve(handler, bundle, DESCRIBE)
-    assert described["limits"] == {"characters": 1_000_000, "posts": 64, "passes": MAX_PASSES, "tokens": 32}
+    limits = {"bytes": MAX_BYTES, "characters": 1_000_000, "posts": 64, "passes": MAX_PASSES, "tokens": 32}
+    assert described["limits"] == limits
     assert described["provenance"] == {"data": {"corpus": "nine posts"}}
     options = described["options"]["properties"]
     assert options["threshold"]["default"] == handler.predictor.fusion.reject
     assert (options["method"]["default"], options["method"]["enum"]) == (DEFAULT, list(METHODS))
     assert options["fast_path"]["default"] == "on"
+
+
+def test_the_limit_of_bytes_is_the_servers() -> None:
+    assert f"\nmax_request_size={MAX_BYTES}\n" in (SERVE / "config.properties").read_text()
 
 
 def _same(left: Any, right: Any) -> None:
@@ -280,6 +288,9 @@ def test_telemetry_hears_of_answers_errors_and_steps(
             heard.append(list(seconds))
             assert all(0 <= value < 60 for value in seconds.values())
 
+        def taken(self, requests: int) -> None:
+            heard.append(requests)
+
     monkeypatch.setattr(handler, "telemetry", Recorder(None, bundle, LABELS))
     names = ("empty", "tensors", "over budget", "explained")
     serve(handler, bundle, *(KINDS[name][0] for name in names), DESCRIBE)
@@ -287,6 +298,7 @@ def test_telemetry_hears_of_answers_errors_and_steps(
         ["space", "autos", "space"],
         (422, "a post holds no letter, so there is nothing to classify"),
         (422, "the explanation takes more passes than allowed"),
+        5,
         ["decode", "tokenize", "infer", "explain", "encode"],
     ]
 
@@ -338,9 +350,11 @@ def test_a_fault_of_our_own_hits_one_request_and_logs_no_text(
             return usual(text)
 
     monkeypatch.setattr(handler.predictor, "cleaning", Faulty())
+    tensors = {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a secret"]}]}
     with caplog.at_level(logging.DEBUG):
-        replies = serve(handler, bundle, row({"text": CAR}), row({"text": "a secret"}), row({"text": ICE}))
-    assert [code for code, _ in replies] == [200, 500, 200]
+        replies = serve(handler, bundle, *map(row, ({"text": CAR}, {"text": "a secret"}, {"text": ICE}, tensors)))
+    assert [code for code, _ in replies] == [200, 500, 200, 500]
+    assert replies[3][1]["error"].startswith("body: the server could not answer: ")
     assert replies[1][1]["code"] == 500 and set(replies[1][1]) == {"code", "reason", "field", "mend"}
     assert "RuntimeError" in caplog.text
     assert "a secret" not in caplog.text

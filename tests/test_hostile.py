@@ -65,6 +65,7 @@ def test_a_handler_that_fails_is_noticed(checker: Checker, monkeypatch: pytest.M
     [
         (200, "application/json", b'{"label": "a"}', None),
         (422, "application/json", b'{"code": 422, "reason": "", "field": "", "mend": ""}', None),
+        (422, "application/json", b'{"code": 422, "reason": "", "field": "", "mend": "", "error": ""}', None),
         (400, "application/json", b'{"code": 422, "reason": "", "field": "", "mend": ""}', "an error of another shape"),
         (400, "application/json", b'{"code": 400, "type": "", "message": ""}', "an error of another shape"),
         (503, "application/json", b"{}", "status 503"),

@@ -41,20 +41,6 @@ def test_scores_are_scikit_learns(fitted: tuple[TfidfVectorizer, LinearSVC, Line
     np.testing.assert_allclose(ours.scores(texts), expected, rtol=0, atol=1e-5)
 
 
-@given(TEXTS, st.integers(0, 2))
-def test_contributions_and_bias_sum_to_the_score(
-    fitted: tuple[TfidfVectorizer, LinearSVC, Linear], texts: Sequence[str], label: int
-) -> None:
-    ours = fitted[2]
-    for text, score in zip(texts, ours.scores(texts)[:, label], strict=True):
-        total = sum(ours.contributions(text, label).values()) + float(ours.bias[label])
-        assert total == pytest.approx(float(score), abs=1e-5)
-
-
-def test_contributions_name_the_terms(fitted: tuple[TfidfVectorizer, LinearSVC, Linear]) -> None:
-    assert set(fitted[2].contributions("The CAR engine: unheard", 0)) == {"the", "car", "engine", "the car"}
-
-
 def test_it_comes_back_from_disk_without_pickle(
     fitted: tuple[TfidfVectorizer, LinearSVC, Linear], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,15 @@ def test_the_plain_part_of_several() -> None:
     assert text(message.as_bytes()) == "Grüße\n\nthe engine\n"
 
 
+def test_a_boundary_that_is_encoded() -> None:
+    raw = b"Content-Type: multipart/mixed; boundary*=us-ascii'en'a%20b\n\n--a b\n\nthe engine\n--a b--\n"
+    assert text(raw) == "the engine"
+
+
+def test_parameters_that_contradict_each_other_are_none() -> None:
+    assert text(b"Content-Type: text/plain; charset*=a; charset*0=b\n\nthe engine") == "the engine"
+
+
 def test_a_news_article_of_1993() -> None:
     raw = b"From: a@b.edu (A B)\r\nSubject: Re: oil\r\nLines: 1\r\n\r\nChange it.\r\n"
     assert text(raw) == "Re: oil\n\nChange it.\r\n"
@@ -70,6 +79,8 @@ def test_a_news_article_of_1993() -> None:
         (b"Content-Type: text/plain; charset=klingon\n\na", 415),
         (b"Content-Type: text/plain; charset=utf-8\n\n\xff", 415),
         (b"Content-Type: text/plain; charset=punycode\n\na", 415),
+        (b"Content-Type: text/plain; charset*=%00''x\n\na", 415),
+        (b"Content-Type: multipart/mixed; boundary*=%00''x\n\n--b\n\nx\n--b--\n", 422),
         (b"Content-Type: message/rfc822\n\n" * 5000 + b"a", 413),
         (b"".join(b"Content-Type: multipart/mixed; boundary=b%d\n\n--b%d\n" % (i, i) for i in range(900)), 413),
         (b"\n" * 400_000, 413),
@@ -83,6 +94,8 @@ def test_a_news_article_of_1993() -> None:
         "charset",
         "bytes",
         "slow codec",
+        "encoded charset",
+        "encoded boundary",
         "nested mails",
         "nested parts",
         "lines",
@@ -114,6 +127,9 @@ Content-Type: multipart/mixed; boundary=b
 
 ;;
 Content-Type: text/plain; charset=
+Content-Type: text/plain; charset*=%00''x
+Content-Type: multipart/mixed; boundary*=%00''b
+Content-Type: multipart/mixed; boundary*=b; boundary*0=b
 Content-Type: message/rfc822
 Content-Transfer-Encoding: base64
 Content-Transfer-Encoding: x-uuencode

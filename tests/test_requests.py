@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
+import encodings
 import json
+from encodings.aliases import aliases
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from handlers.charsets import codec
 from handlers.errors import RequestError
 from handlers.explaining import DEFAULT, METHODS
 from handlers.requests import MAX_CHARACTERS, MAX_PASSES, MAX_POSTS, OPTIONS, TENSOR_TYPES, Request, parse
@@ -30,7 +34,7 @@ def received(
 def refusal(*arguments: Any, **more: Any) -> RequestError:
     with pytest.raises(RequestError) as caught:
         parse(*received(*arguments, **more))
-    assert set(caught.value.body()) == {"code", "reason", "field", "mend"}
+    assert set(caught.value.body()) - {"error"} == {"code", "reason", "field", "mend"}
     assert caught.value.mend
     return caught.value
 
@@ -77,7 +81,84 @@ def test_declared_charset_is_followed() -> None:
 
 def test_text_that_looks_like_json_stays_text() -> None:
     assert parse(*received('{"text": "a post"}', "text/plain")).posts == ('{"text": "a post"}',)
-    assert parse(*received(bytearray(b"{ not json"))).posts == ("{ not json",)
+    for text in ("{ not json", '["a post", he said', "[1] a post"):
+        assert parse(*received(bytearray(text.encode()))).posts == (text,)
+
+
+@pytest.mark.parametrize("media", ["", "application/octet-stream"])
+def test_an_undeclared_body_that_begins_as_json_is_json(media: str) -> None:
+    assert parse(*received(bytearray(b' [ "a", "b"]'), media)) == Request(("a", "b"), "list", budget=MAX_PASSES // 2)
+    for broken in (b'{"text": "a post"', b'{ "text": a post}', b'{"inputs": []}\x05\x00\x00\x00a car'):
+        assert refusal(bytearray(broken), media).code == 400
+
+
+@pytest.mark.parametrize("media", ["", "application/octet-stream"])
+def test_binary_tensors_are_refused(media: str) -> None:
+    row, headers = received(bytearray(b'{"inputs": []}\x05\x00\x00\x00a car'), media)
+    with pytest.raises(RequestError) as caught:
+        parse(row, headers | {"Inference-Header-Content-Length": "14"})
+    assert (caught.value.code, caught.value.reason) == (415, "binary tensors are not read")
+
+
+@pytest.mark.parametrize("whole", ["multipart/form-data; boundary=x", "application/x-www-form-urlencoded"])
+def test_a_field_of_a_form_may_be_called_body(whole: str) -> None:
+    assert parse(*received(bytearray(b"a post"), header=whole)).posts == ("a post",)
+    assert parse(*received({"text": "a post"}, JSON, header=whole)).posts == ("a post",)
+    # What was no form to the server, for want of a boundary, is none here.
+    assert refusal(bytearray(b"a post"), "multipart/form-data", header="multipart/form-data").code == 415
+
+
+UNREADABLE = ("charset*=%00''x", "charset*=a; charset*0=b", "charset*" + "9" * 5000 + "=b")
+
+
+@pytest.mark.parametrize("parameter", UNREADABLE)
+@pytest.mark.parametrize("media", [JSON, "text/plain", "message/rfc822", ""])
+def test_a_charset_that_cannot_be_read_is_unknown_or_none(media: str, parameter: str) -> None:
+    value = bytearray(b'{"text": "a car"}')
+    _parsed_or_refused(value, media, f"{media or 'application/octet-stream'}; {parameter}")
+    _parsed_or_refused(value, f"{media}; {parameter}", None)
+
+
+def test_names_of_charsets_leave_nothing_behind() -> None:
+    def ask(name: str) -> None:
+        for header in (f"text/plain; charset={name}", f"text/plain; charset*={name}''{name}"):
+            _parsed_or_refused(bytearray(b"a car"), "text/plain", header)
+        for head in (
+            f"Subject: =?{name}?q?a_car?=",
+            f"Content-Type: text/plain; charset={name}",
+            f"Content-Type: text/plain; charset*={name}''{name}",
+            f"Content-Type: multipart/mixed; boundary*={name}''x",
+        ):
+            _parsed_or_refused(
+                bytearray(f"{head}\n\n--x\n\na car \xe9\n--x--\n".encode("latin-1")), "message/rfc822", None
+            )
+
+    ask("utf-8")
+    kept = len(encodings._cache)
+    for number in range(20):
+        ask(f"klingon-{number}")
+    assert len(encodings._cache) == kept
+
+
+@pytest.mark.parametrize(
+    "name", ["base64", "hex", "rot13", "zlib", "undefined", "idna", "punycode", "mbcs", "aliases", "os"]
+)
+def test_codecs_that_are_no_charset_are_refused(name: str) -> None:
+    assert refusal("a", "text/plain", header=f"text/plain; charset={name}").code == 415
+
+
+def test_every_charset_of_python_is_known_by_each_of_its_names() -> None:
+    for name in (*aliases, *aliases.values()):
+        try:
+            expected = codecs.lookup(name)
+        except LookupError:
+            continue
+        if expected.name not in ("idna", "punycode"):
+            assert (
+                codecs.lookup(codec(name)).name
+                == codecs.lookup(codec(name.upper().replace("_", "-"))).name
+                == expected.name
+            )
 
 
 def test_half_a_surrogate_pair_is_replaced() -> None:
@@ -95,6 +176,31 @@ def test_options_from_json_form_and_tensor_parameters() -> None:
     assert request == Request(("a", "b"), "tensors", top_k=1, budget=MAX_PASSES // 2, identity="7")
     request = parse(*received({"inputs": [tensor], "outputs": [{"name": "path"}, {"name": "label"}]}, JSON))
     assert request.outputs == ("path", "label")
+
+
+def test_binary_answers_may_be_declined() -> None:
+    tensor = {"name": "t", "shape": [1], "datatype": "BYTES", "data": ["a"]}
+
+    def asked(binary: Any) -> dict[str, Any]:
+        outputs = [{"name": "label", "parameters": {"binary_data": binary}}, {"name": "path", "parameters": {}}]
+        return {"inputs": [tensor], "outputs": outputs, "parameters": {"binary_data_output": binary, "top_k": 1}}
+
+    request = parse(*received(asked(False), JSON))
+    assert (request.outputs, request.top_k) == (("label", "path"), 1)
+    error = refusal(asked(True), JSON)
+    assert (error.code, error.field) == (422, "parameters.binary_data_output")
+    assert error.reason == "binary tensors are not answered" and "JSON" in error.mend
+    error = refusal(asked(True) | {"parameters": {}}, JSON)
+    assert (error.code, error.field) == (422, "outputs[0].parameters.binary_data")
+
+
+def test_errors_of_the_inference_protocol_are_one_string_as_well() -> None:
+    row, headers = received({"inputs": [{"datatype": "FP32"}]}, JSON)
+    with pytest.raises(RequestError) as caught:
+        parse(row, headers)
+    body = caught.value.body()
+    assert body.pop("error") == f"inputs[0].datatype: {body['reason']}: {body['mend']}"
+    assert set(body) == {"code", "reason", "field", "mend"}
 
 
 def test_threshold_and_null() -> None:
@@ -153,6 +259,13 @@ def test_options_of_explanations() -> None:
         ({"inputs": [], "parameters": {"topk": 3}}, JSON, 422, "parameters.topk"),
         ({"inputs": [], "outputs": []}, JSON, 422, "outputs"),
         ({"inputs": [], "outputs": [{"name": "logits"}]}, JSON, 422, "outputs[0].name"),
+        ({"inputs": [], "outputs": [{"name": "label", "parameters": 3}]}, JSON, 422, "outputs[0].parameters"),
+        (
+            {"inputs": [], "outputs": [{"name": "label", "parameters": {"classification": 3}}]},
+            JSON,
+            422,
+            "outputs[0].parameters.classification",
+        ),
         (bytearray(b"Content-Type: text/html\n\n<p>a</p>"), "message/rfc822", 422, "body"),
         (bytearray(b"Subject: 1\n\n2"), "message/rfc822", 422, "body"),
         (bytearray(b"\n\xff"), "message/rfc822", 415, "body"),
@@ -225,6 +338,7 @@ MEDIA = (
     st.sampled_from(["", JSON, "text/plain", "text/html", "application/octet-stream", "image/png", "message/rfc822"])
     | st.text()
 )
+CHARSETS = st.text().map("text/plain; charset={}".format) | st.sampled_from(UNREADABLE).map("text/plain; {}".format)
 
 
 @given(value=VALUES, media=MEDIA)
@@ -232,7 +346,7 @@ def test_any_json_is_parsed_or_refused(value: Any, media: str) -> None:
     _parsed_or_refused(value, media, None)
 
 
-@given(value=st.binary(), media=MEDIA, header=st.none() | MEDIA | st.text().map("text/plain; charset={}".format))
+@given(value=st.binary(), media=MEDIA, header=st.none() | MEDIA | CHARSETS)
 def test_any_bytes_are_parsed_or_refused(value: bytes, media: str, header: str | None) -> None:
     _parsed_or_refused(bytearray(value), media, header)
 

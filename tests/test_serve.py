@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -17,12 +18,15 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
 from handlers.drift import WINDOW
-from handlers.requests import MAX_POSTS
+from handlers.requests import MAX_BYTES, MAX_POSTS
+from handlers.schema import reply_schema
 from serve import ready
 from stages.archive import build_archive
 from stages.torchserve import Server, serving
+from tests.conftest import LABELS
 
 ROOT = Path(__file__).resolve().parent.parent
 MONITORING = ROOT / "serve" / "monitoring"
@@ -143,6 +147,7 @@ def test_every_answer_and_refusal_is_counted(client: Client) -> None:
         assert told(client, name, start + by, **labels) - start == pytest.approx(by), (name, labels)
 
     linear = sum(answer["path"] == "linear" for answer in answers)
+    grown("newsgroups_requests_total", 6)
     grown("newsgroups_posts_total", linear, path="linear")
     grown("newsgroups_posts_total", 4 - linear, path="full")
     grown("newsgroups_windows_total", 4 - linear)
@@ -155,10 +160,39 @@ def test_every_answer_and_refusal_is_counted(client: Client) -> None:
     grown("newsgroups_doubt_sum", sum(doubts))
     grown("newsgroups_doubt_bucket", sum(doubt <= 0.25 for doubt in doubts), le="0.25")
     grown("newsgroups_errors_total", 1, code="422", reason=reason)
-    for step in {dict(labels)["step"] for name, labels in client.scrape() if name == "newsgroups_step_seconds_count"}:
-        # Two of the six requests were refused before the model saw them.
-        grown("newsgroups_step_seconds_count", 6 if step in ("decode", "encode") else 4, step=step)
-        assert step in {"decode", "tokenize", "infer", "explain", "encode"}
+    # Two of the six requests were refused before the model saw them, and none was explained.
+    steps = {"decode": 6, "tokenize": 4, "infer": 4, "encode": 6}
+    scraped = {dict(labels)["step"] for name, labels in client.scrape() if name == "newsgroups_step_seconds_count"}
+    assert scraped - {"explain"} == steps.keys()
+    for step, count in steps.items():
+        grown("newsgroups_step_seconds_count", count, step=step)
+
+
+def test_what_the_front_end_refuses_is_as_the_schema_says(client: Client) -> None:
+    schema = reply_schema(LABELS)
+    schema["anyOf"] = [{"$ref": "#/$defs/front_end"}]
+    body = b'{"text": "a car"}'
+    keyless = urllib.request.Request(f"{client.server.url}/predictions/{MODEL}", data=body)
+    replies = [client._ask(keyless), client.post(body, path="/predictions/other"), client.post(body, path="/nowhere/a")]
+    for (code, answer), expected in zip(replies, (400, 404, 404), strict=True):
+        Draft202012Validator(schema).validate(json.loads(answer))
+        assert code == json.loads(answer)["code"] == expected
+
+
+def test_a_body_over_the_limit_is_refused_without_a_word(client: Client) -> None:
+    assert client.post(b'{"text": "a car"}'.ljust(MAX_BYTES))[0] == 200
+    head = f"Host: x\r\nAuthorization: Bearer {client.key('inference')}\r\nContent-Length: {MAX_BYTES + 1}\r\n\r\n"
+    reply = client.raw(f"POST /predictions/{MODEL} HTTP/1.1\r\n{head}".encode())
+    assert reply.startswith(b"HTTP/1.1 413 ") and b"content-length: 0\r\n" in reply
+
+
+def test_a_proxy_of_the_environment_is_not_asked(client: Client) -> None:
+    command = [sys.executable, ROOT / "serve" / "ready.py", "--url", client.server.url, "--timeout", "5"]
+    proxies = {"http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
+    asked = subprocess.run(
+        [*command, "--key-file", client.server.key_file], env=os.environ | proxies, capture_output=True, text=True
+    )
+    assert asked.returncode == 0, asked.stderr
 
 
 def test_drift_shows_after_a_window_of_foreign_posts(client: Client) -> None:

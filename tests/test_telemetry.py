@@ -73,14 +73,17 @@ def test_counters_exist_before_the_first_request(tmp_path: Path, caplog: pytest.
     telemetry(tmp_path, caplog)
     found = lines(caplog)
     assert {("posts_total", "linear"), ("posts_total", "full"), ("predictions_total", "rec.autos")} <= found.keys()
+    assert ("requests_total",) in found
     assert set(map(tuple, found.values())) == {(0.0,)}
 
 
 def test_a_batch_is_counted_in_sums(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     counts = telemetry(tmp_path, caplog)
     lines(caplog)
+    counts.taken(2)
     counts.answered([answer(), answer(path="linear", confidence=0.99), answer(1, abstained=True, windows=3)])
     assert lines(caplog) == {
+        ("requests_total",): [2],
         ("posts_total", "full"): [2],
         ("posts_total", "linear"): [1],
         ("predictions_total", "rec.autos"): [2],
