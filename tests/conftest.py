@@ -20,9 +20,13 @@ from handlers.config import ModelConfig
 from handlers.fusion import Fusion
 from handlers.linear import TOKEN_PATTERN, Linear
 from handlers.model import Classifier
+from handlers.predictor import Predictor
 from handlers.text import TOKENIZER_FILE, Cleaning
 from stages.drift import reference
 from stages.scoring import load_predictor
+
+# Asserts of the helpers say as much as those of the tests where they fail.
+pytest.register_assert_rewrite("tests.handling", "tests.packaged", "tests.received")
 
 # Tiny tensors gain nothing from threads, and threads that wait for each other cost much on a busy machine.
 torch.set_num_threads(1)
@@ -71,6 +75,12 @@ def tiny_corpus() -> tuple[list[str], list[int]]:
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny bundle, built once."""
     return build_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_bundle: Path) -> Predictor:
+    """The tiny bundle's, another one for each file."""
+    return load_predictor(tiny_bundle)
 
 
 def build_bundle(folder: Path) -> Path:

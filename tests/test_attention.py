@@ -10,12 +10,6 @@ import pytest
 from handlers.model import Classifier
 from handlers.predictor import Predictor
 from stages.attention import attention, encode_words, merge, probabilities, rollout
-from stages.scoring import load_predictor
-
-
-@pytest.fixture(scope="module")
-def predictor(tiny_bundle: Path) -> Predictor:
-    return load_predictor(tiny_bundle)
 
 
 def test_pieces_merge_into_their_words(predictor: Predictor) -> None:

@@ -16,16 +16,10 @@ from stages import behaviour, checklist, perturbation
 from stages.behaviour_page import marked, section
 from stages.corpus import features, save_split
 from stages.files import read_json
-from stages.scoring import load_predictor
 from tests.conftest import LABELS
 
 WORDS = st.lists(st.sampled_from(["engine", "John", "the", "a", "moon.", "(orbit)", "x2", "MARY", "goalie", "ab"]))
 POSTS = WORDS.map(" ".join) | st.text(max_size=60)
-
-
-@pytest.fixture(scope="module")
-def predictor(tiny_bundle: Path) -> Predictor:
-    return load_predictor(tiny_bundle)
 
 
 class Oracle:

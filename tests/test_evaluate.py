@@ -27,11 +27,6 @@ from tests.conftest import LABELS
 
 
 @pytest.fixture(scope="module")
-def predictor(tiny_bundle: Path) -> Predictor:
-    return load_predictor(tiny_bundle)
-
-
-@pytest.fixture(scope="module")
 def split(corpus: tuple[list[str], list[int]], tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     texts, labels = corpus
     # Some posts that the linear part has no opinion on, so that both paths are taken.

@@ -1,0 +1,73 @@
+"""What a deployment sets: the handler's section, the limit of bytes, workers and their threads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from handlers.cores import usable_cores
+from handlers.newsgroups import NewsgroupsHandler
+from handlers.requests import MAX_BYTES
+from tests import handling
+from tests.handling import CAR, DESCRIBE, ICE, MOON, SERVE, context, row, serve, started
+
+bundle, handler = handling.bundle, handling.handler
+
+
+def test_the_limit_of_bytes_is_the_servers() -> None:
+    assert f"\nmax_request_size={MAX_BYTES}\n" in (SERVE / "config.properties").read_text()
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (None, "must have the keys fast_path, precision"),
+        ({"fast_path": True}, "must have the keys"),
+        ({"fast_path": True, "precision": "float32", "more": 1}, "must have the keys"),
+        ({"fast_path": "off", "precision": "float32"}, "fast_path is 'off': write on or off, unquoted"),
+        ({"fast_path": True, "precision": "fp16"}, "precision is 'fp16': choose one of float32, bf16"),
+        ({"fast_path": True, "precision": ["bf16"]}, "choose one of float32, bf16"),
+    ],
+)
+def test_a_wrong_setting_stops_the_worker_at_its_start(bundle: Path, section: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        started(bundle, handler=section)
+
+
+def test_a_deployment_can_turn_the_fast_path_off(bundle: Path) -> None:
+    full = started(bundle, handler={"fast_path": False, "precision": "float32"})
+    (_, plain), (_, asked), (_, described) = serve(
+        full, bundle, row(ICE), row({"text": ICE, "fast_path": "on"}), DESCRIBE
+    )
+    assert plain["path"] == asked["path"] == "full"
+    assert described["options"]["properties"]["fast_path"]["default"] == "off"
+
+
+def test_bf16_changes_the_third_digit_only(bundle: Path, handler: NewsgroupsHandler) -> None:
+    halved = started(bundle, handler={"fast_path": True, "precision": "bf16"})
+    assert {weight.dtype for weight in halved.predictor.engine.model.parameters()} == {torch.bfloat16}
+    requests = [row({"text": text, "fast_path": "off"}) for text in (CAR, ICE, MOON)]
+    for (_, low), (_, high) in zip(serve(halved, bundle, *requests), serve(handler, bundle, *requests), strict=True):
+        assert low["label"] == high["label"]
+        assert low["probabilities"] == pytest.approx(high["probabilities"], abs=5e-3)
+        assert low["probabilities"] != high["probabilities"]
+
+
+def test_workers_share_the_cores(bundle: Path) -> None:
+    seen = []
+
+    class Recording(NewsgroupsHandler):
+        def load_engine(self, folder: Path, threads: int, device: str) -> Any:
+            seen.append((threads, device))
+            usual = torch.get_num_threads()
+            engine = super().load_engine(folder, threads, device)
+            torch.set_num_threads(usual)
+            return engine
+
+    cores = usable_cores()
+    for workers in (1, cores, 4 * cores):
+        Recording().initialize(context(bundle, maxWorkers=workers))
+    assert seen == [(cores, "cpu"), (1, "cpu"), (1, "cpu")]
