@@ -36,7 +36,7 @@ def document(row: Mapping[str, Any], headers: Mapping[str, Any], field: str) -> 
         raise RequestError(415, "the content type is not one that holds text", field, HOW)
     if any(name.lower() == _BINARY for name in headers):
         mend = 'send the tensor as JSON: {"inputs": [{..., "data": ["..."]}]}'
-        raise RequestError(415, "binary tensors are not read", field, mend)
+        raise RequestError(415, "binary tensors are not read", field, mend, tensors=True)
     return _undeclared(decode(value, charset, field), field)
 
 
@@ -46,9 +46,10 @@ def _undeclared(text: str, field: str) -> Any:
         return text
     try:
         return _json(text, field)
-    except RequestError:
+    except RequestError as error:
         if _OBJECT.match(text):
-            raise
+            mend = f"{error.mend}; or declare it as text/plain where it is a post"
+            raise RequestError(error.code, error.reason, field, mend) from None
         return text
 
 

@@ -65,12 +65,11 @@ class NewsgroupsHandler:
         requests: dict[int, Request] = {}
         with timings.step("decode"):
             for idx, row in enumerate(data):
-                headers = context.get_all_request_header(idx)
                 try:
-                    if headers.get("describe") == "True":
+                    if _describes(context, idx):
                         replies[idx] = self.describe()
                     else:
-                        requests[idx] = parse(row, headers)
+                        requests[idx] = parse(row, context.get_all_request_header(idx))
                 except RequestError as error:
                     replies[idx] = error
                 except Exception as error:
@@ -78,7 +77,7 @@ class NewsgroupsHandler:
         replies |= self._answer(requests, timings)
         with timings.step("encode"):
             bodies = [self._send(replies[idx], idx, context) for idx in range(len(data))]
-        self.telemetry.taken(len(data))
+        self.telemetry.taken(sum(not _describes(context, idx) for idx in range(len(data))))
         self.telemetry.timed(timings.seconds)
         return bodies
 
@@ -179,6 +178,11 @@ class NewsgroupsHandler:
         context.set_response_status(code=code, phrase=HTTPStatus(code).phrase, idx=idx)
         context.set_response_content_type(idx, "application/json")
         return json.dumps(body)
+
+
+def _describes(context: Any, idx: int) -> bool:
+    """Whether one item of the batch asks what the model is, not about a post."""
+    return context.get_all_request_header(idx).get("describe") == "True"
 
 
 def _device(gpu: int | None) -> str:

@@ -19,8 +19,9 @@ from handlers.requests import RequestError
 
 # Type, unit, and labels beside `model_name`, by name. The front end adds the host's name to each.
 METRICS: dict[str, tuple[MetricTypes, str, tuple[str, ...]]] = {
-    # Requests that a worker took, good or bad: those whose wait TorchServe adds to ts_queue_latency_microseconds. (Its
-    # own ts_inference_requests_total also counts those that a full queue refused.)
+    # Requests that a worker took, good or bad, but for those that only ask what the model is: those whose wait
+    # TorchServe adds to ts_queue_latency_microseconds. (Its own ts_inference_requests_total also counts what a full
+    # queue refused.)
     "newsgroups_requests_total": (MetricTypes.COUNTER, "Count", ()),
     # Posts answered, by the way they took through the cascade.
     "newsgroups_posts_total": (MetricTypes.COUNTER, "Count", ("path",)),
@@ -67,7 +68,7 @@ class Telemetry:
             self._add("newsgroups_predictions_total", 0, label)
 
     def taken(self, requests: int) -> None:
-        """Count the requests of a batch."""
+        """Count the requests of a batch that are about posts."""
         self._add("newsgroups_requests_total", requests)
 
     def answered(self, answers: Sequence[Answer]) -> None:

@@ -105,7 +105,8 @@ class Bench:
     def search(self, start: float, full_path: bool) -> list[Point]:
         """The open-loop points of the search for the highest sustained rate, in the order in which they were tried.
 
-        Each has a schedule of its own, which all variants share: the bursts of a single one would decide the search.
+        Each has a schedule of its own, the same for all variants as far as it goes: the bursts of a single one would
+        decide the search.
         """
         points: list[Point] = []
 
@@ -120,7 +121,8 @@ class Bench:
     def round(self, turn: int, start: float, full_path: bool) -> list[Point]:
         """The open-loop points of one round of the confirmation, which encloses the capacity from `start` on.
 
-        All its rates, of all variants, have the same schedule, drawn out or pressed together.
+        All its rates, of all variants, have the same schedule, drawn out or pressed together; faster ones go on longer
+        in it.
         """
         points: list[Point] = []
 
@@ -242,6 +244,11 @@ def main() -> None:
     with stage("benchmark"):
         params = load()
         knobs, quick = params.benchmark, params.data.limit
+        if knobs.least_seconds > knobs.most_seconds:
+            raise StageError(
+                f"params.yaml: benchmark.least_seconds is {knobs.least_seconds:g}; allowed: at most most_seconds, "
+                f"{knobs.most_seconds:g}"
+            )
         plan = Plan(
             seed=params.seed,
             slo_ms=knobs.slo_ms,

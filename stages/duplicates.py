@@ -26,7 +26,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 _REPLY = frozenset({"re", "fwd", "fw", "was", "subject"})
 # A beginning that more posts have, and more than this part of all, is a greeting or a form's header. The longest thread
 # of the package-index corpus is 0.7% of it.
-_HANDFUL = 10
+_HANDFUL = 20
 _COMMON = 0.01
 
 

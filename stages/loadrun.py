@@ -47,9 +47,9 @@ class Point:
     Percentiles are exact, over the requests that were answered rightly, or over all where none was: refusals come fast,
     and would make a server that turns clients away look quick.
 
-    rate: offered requests a second, None in a closed loop. users: of a closed loop, None in an open one. rps: answered
-    requests a second. lag_p99_ms: how late the generator sent. core_share: of one core that it used. machine_share: of
-    all cores. cpu_ms: processor time of the server, a request.
+    rate: offered requests a second, None in a closed loop. users: of a closed loop, None in an open one. rps: requests
+    answered rightly, a second. lag_p99_ms: how late the generator sent. core_share: of one core that it used.
+    machine_share: of all cores. cpu_ms: processor time of the server, a request.
     """
 
     rate: float | None
@@ -122,11 +122,10 @@ def run(
 def read_point(runs: Sequence[Path], rate: float | None, users: int | None, cpu_s: float) -> Point:
     """What the raw samples of one or several runs at the same load say, taken together: CSV files, with the JSON file
     beside each. cpu_s: processor time that the server used for all of them. Raises StageError for an empty one."""
-    rows, seconds, shares, machine = [], 0.0, [], []
+    rows: list[dict[str, str]] = []
+    seconds, shares, machine = 0.0, [], []
     for samples in runs:
-        with samples.open(encoding="utf-8", newline="") as file:
-            own = list(csv.DictReader(file))
-        if not own:
+        if not (own := read_samples(samples)):
             raise StageError(f"{samples} holds no sample: the load test asked nothing")
         details = read_json(samples.with_suffix(".json"))
         shares.append(details["generator_core_share"])
@@ -134,16 +133,16 @@ def read_point(runs: Sequence[Path], rate: float | None, users: int | None, cpu_
         ends = [float(row["scheduled_s"]) + float(row["latency_ms"]) / 1000 for row in own]
         seconds += max(ends) - min(float(row["scheduled_s"]) for row in own)
         rows += own
-    times = [float(row["latency_ms"]) for row in rows if row["ok"] == "1"]
-    times = times or [float(row["latency_ms"]) for row in rows]
+    right = answered(rows)
+    times = [float(row["latency_ms"]) for row in right or rows]
     return Point(
         rate=rate,
         users=users,
         requests=len(rows),
-        rps=len(rows) / seconds,
+        rps=len(right) / seconds,
         p50_ms=percentile(times, 0.5),
         p99_ms=percentile(times, 0.99),
-        errors=sum(row["ok"] != "1" for row in rows),
+        errors=len(rows) - len(right),
         lag_p99_ms=percentile([float(row["lag_ms"]) for row in rows], 0.99),
         core_share=max(shares),
         machine_share=max(machine),
@@ -152,12 +151,19 @@ def read_point(runs: Sequence[Path], rate: float | None, users: int | None, cpu_
 
 
 def latencies(runs: Sequence[Path]) -> list[float]:
-    """Every latency, in ms, of several runs' samples."""
-    times = []
-    for samples in runs:
-        with samples.open(encoding="utf-8", newline="") as file:
-            times += [float(row["latency_ms"]) for row in csv.DictReader(file)]
-    return times
+    """Every latency, in ms, of the requests of several runs that were answered rightly."""
+    return [float(row["latency_ms"]) for samples in runs for row in answered(read_samples(samples))]
+
+
+def read_samples(samples: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file of samples."""
+    with samples.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def answered(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Those samples whose answer was right."""
+    return [row for row in rows if row["ok"] == "1"]
 
 
 def problems(samples: Path) -> Sequence[str]:

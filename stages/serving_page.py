@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stages import html
+from stages.loadrun import ENOUGH
 from stages.serving_figures import differences
 
 HEADER = (
@@ -25,7 +26,7 @@ HEADER = (
     "cold start s",
 )
 PICTURES = {
-    "serving.png": "Latency against offered rate, a dot a run, with the growing line that fits the dots best.",
+    "serving.png": "Latency against offered rate, a mark a run, with the growing line that fits the marks best.",
     "latency.png": "Share of requests that are slower than a latency, near the capacity of each variant.",
     "quality.png": "Macro-F1 against capacity. Filled: as deployed. Hollow: the transformer asked for every post.",
     "sensitivity.png": "What int8 costs each layer of the transformer, quantised alone.",
@@ -36,10 +37,12 @@ def section(
     rows: Mapping[str, Mapping[str, Any]], left_out: Sequence[str], verdict: str, slo_ms: float, plots: Path
 ) -> list[str]:
     """The section's HTML parts. rows: serving.json. left_out: variants that missed a gate. plots: their folder."""
-    lines = []
+    lines, rough = [], []
     for variant, row in rows.items():
         for cascade, figures in (("on", row), ("off", row.get("full_path"))):
             if figures:
+                if not figures["enough_requests"]:
+                    rough.append(f"{variant} with the cascade {cascade}")
                 times = [figures[key] for key in ("p50_ms", "p99_ms", "requests", "cpu_ms", "macro_f1")]
                 bounds = [figures[key] for key in ("capacity_rps", "capacity_low_rps", "capacity_high_rps")]
                 lines.append(
@@ -50,6 +53,10 @@ def section(
         f"Capacity: the highest rate of Poisson arrivals with 99% of the answers within {slo_ms:g} ms and no error, as "
         "the mean of several rounds, in each of which the variants took turns, with its 95% interval. One variant "
         "sustains more than another where the interval of their difference, round by round, is above zero.",
+        f"Of some rates fewer than {ENOUGH} requests were measured, which makes a 99th percentile rougher: "
+        f"{', '.join(rough)}."
+        if rough
+        else "",
         f"Server and load generator share the machine; the generator took at most {share:.0%} of it.",
         "; ".join(differences(rows)) + "." if len(rows) > 1 else "",
         f"Not packaged, because they missed a gate of params.yaml: {', '.join(left_out)}." if left_out else "",

@@ -79,7 +79,7 @@ def draw_quality(rows: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     rows: serving.json.
     """
     figure, (axes,) = _figure(1)
-    scores = [row["macro_f1"] for row in rows.values()]
+    scores = [each["macro_f1"] for row in rows.values() for each in (row, row.get("full_path", row))]
     # A point on either side: what is less would look like much.
     axes.set_ylim(min(scores) - 0.01, max(scores) + 0.01)
     for number, (variant, row) in enumerate(rows.items()):

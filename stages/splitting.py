@@ -96,8 +96,9 @@ def _fold(classes: np.ndarray, group: np.ndarray, share: float, seed: int) -> np
     """The fold of whole groups that divides the most classes, and of these the one whose count of every class is
     nearest to the share of it."""
     total = np.bincount(classes)
-    # scikit-learn refuses more folds than the largest class has posts.
-    folds = StratifiedGroupKFold(min(max(2, round(1 / share)), total.max()), shuffle=True, random_state=seed)
+    # scikit-learn refuses more folds than the largest class has posts, or than there are groups.
+    count = min(max(2, round(1 / share)), total.max(), len(np.unique(group)))
+    folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         # A class with fewer posts than there are folds: it is divided afterwards.
         warnings.filterwarnings("ignore", message="The least populated class")

@@ -134,6 +134,16 @@ def test_figures_of_another_commit_are_refused(tmp_path: Path) -> None:
         check_archive(archive, {})
 
 
+def test_rates_cannot_take_longer_than_they_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    text = (request.config.rootpath / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("least_seconds: 8", "least_seconds: 30"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="least_seconds is 30; allowed: at most most_seconds, 12"):
+        main()
+
+
 def test_without_archives_the_stage_says_the_mend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:

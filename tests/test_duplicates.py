@@ -74,7 +74,15 @@ def test_a_greeting_is_no_thread() -> None:
 
 def test_a_thread_of_a_large_corpus_may_be_longer() -> None:
     subjects = [f"{chr(97 + i % 26)}{chr(97 + i // 26 % 26)}{chr(97 + i // 676)} launch delayed" for i in range(2000)]
-    assert len(threads([*subjects, *subjects[:1] * 15])) == 15
+    # 21 of 2,020 posts are more than a hundredth, 25 of 3,024 are not.
+    assert threads([*subjects, *subjects[:1] * 20]) == []
+    others = [f"another {' '.join(post(seed, 4))}" for seed in range(1000)]
+    assert len(threads([*subjects, *others, *subjects[:1] * 24])) == 24
+
+
+def test_a_thread_of_a_small_corpus_stays_whole() -> None:
+    texts = [" ".join(post(seed, 8)) for seed in range(400)]
+    assert len(threads([*texts, *["gun control was said"] * 20])) == 19
 
 
 @settings(max_examples=50)

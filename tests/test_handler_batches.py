@@ -136,6 +136,6 @@ def test_telemetry_hears_of_answers_errors_and_steps(
         ["space", "autos", "space"],
         (422, "a post holds no letter, so there is nothing to classify"),
         (422, "the explanation takes more passes than allowed"),
-        5,
+        4,
         ["decode", "tokenize", "infer", "explain", "encode"],
     ]

@@ -16,7 +16,7 @@ def test_figures_come_exactly_from_the_samples(tmp_path: Path) -> None:
     write_samples(tmp_path / "s.csv", [(i / 100, i + 1, 0.5, int(i != 7)) for i in range(200)])
     point = read_point([tmp_path / "s.csv"], rate=100.0, users=None, cpu_s=3.0)
     assert (point.p50_ms, point.p99_ms, point.errors, point.requests) == (101, 199, 1, 200)
-    assert point.rps == pytest.approx(200 / (1.99 + 0.2))
+    assert point.rps == pytest.approx(199 / (1.99 + 0.2))
     assert (point.cpu_ms, point.machine_share) == (15, 0.1)
     assert problems(tmp_path / "s.csv") == ["bad"]
     assert not point.void(SLO_MS) and not point.sustained(SLO_MS)
@@ -26,6 +26,8 @@ def test_refusals_do_not_make_a_server_look_quick(tmp_path: Path) -> None:
     write_samples(tmp_path / "half.csv", [(i / 100, 200.0 if i % 2 else 2.0, 0.5, i % 2) for i in range(100)])
     half = read_point([tmp_path / "half.csv"], rate=100.0, users=None, cpu_s=1.0)
     assert (half.p50_ms, half.p99_ms, half.errors) == (200, 200, 50)
+    assert half.rps == pytest.approx(50 / (0.99 + 0.2))
+    assert latencies([tmp_path / "half.csv"]) == [200] * 50
     write_samples(tmp_path / "none.csv", [(i / 100, 2.0, 0.5, 0) for i in range(100)])
     assert read_point([tmp_path / "none.csv"], rate=100.0, users=None, cpu_s=1.0).p99_ms == 2
 

@@ -54,7 +54,8 @@ def test_text_that_looks_like_json_stays_text() -> None:
 def test_an_undeclared_body_that_begins_as_json_is_json(media: str) -> None:
     assert parse(*received(bytearray(b' [ "a", "b"]'), media)) == Request(("a", "b"), "list", budget=MAX_PASSES // 2)
     for broken in (b'{"text": "a post"', b'{ "text": a post}', b'{"inputs": []}\x05\x00\x00\x00a car'):
-        assert refusal(bytearray(broken), media).code == 400
+        refused = refusal(bytearray(broken), media)
+        assert refused.code == 400 and "text/plain" in refused.mend
 
 
 @pytest.mark.parametrize("media", ["", "application/octet-stream"])
@@ -63,6 +64,7 @@ def test_binary_tensors_are_refused(media: str) -> None:
     with pytest.raises(RequestError) as caught:
         parse(row, headers | {"Inference-Header-Content-Length": "14"})
     assert (caught.value.code, caught.value.reason) == (415, "binary tensors are not read")
+    assert "error" in caught.value.body()
 
 
 @pytest.mark.parametrize("whole", ["multipart/form-data; boundary=x", "application/x-www-form-urlencoded"])

@@ -90,6 +90,10 @@ def test_every_point_is_shown(tmp_path: Path) -> None:
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     page = "".join(section(rows, ["newsgroups-onnx-int8"], recommendation(rows, SLO_MS), SLO_MS, tmp_path))
     assert page.startswith("<p>Deploy newsgroups") and page.count("<img") == 4
+    # Every rate was measured with enough requests.
+    assert "rougher" not in page
+    few = {"newsgroups": rows["newsgroups"] | {"enough_requests": False}}
+    assert "rougher: newsgroups with the cascade on." in "".join(section(few, [], "deploy x", SLO_MS, tmp_path))
     assert "missed a gate" in page and "newsgroups and newsgroups-onnx cannot be told apart" in page
 
 

@@ -143,6 +143,15 @@ def test_a_class_of_one_thread_names_the_split_as_the_mend() -> None:
     check_classes(dict(zip(["train", "validation"], split_validation(whole, "duplicates", 0.2, seed=1), strict=True)))
 
 
+@pytest.mark.parametrize("how", ["duplicates", "thread"])
+def test_fewer_groups_than_folds_are_divided(how: str) -> None:
+    texts = [f"{thread(number)} body {number}" for number in range(6)] * 4
+    labels = ["a" if number % 6 < 3 else "b" for number in range(24)]
+    held = held_out(texts, labels, how, 0.1, 20)
+    assert {labels[i] for i in held} == {labels[i] for i in range(24) if i not in held} == {"a", "b"}
+    assert not {texts[i] for i in held} & {texts[i] for i in range(24) if i not in held}
+
+
 def test_classes_that_share_their_posts_are_refused() -> None:
     # Three groups, of which each class has another two: on two sides, one class is always whole.
     with pytest.raises(ValueError, match="nearly the same as those of other classes"):

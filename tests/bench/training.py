@@ -101,6 +101,8 @@ def stock(task: Task, precision: str = "float32") -> Result:
             per_device_eval_batch_size=task.settings.batch_size,
             learning_rate=task.settings.lr,
             seed=task.seed,
+            # Without it, the library takes a machine without a GPU for one that has no bf16.
+            use_cpu=not torch.cuda.is_available(),
             bf16=precision == "bf16",
             fp16=precision == "fp16",
             save_strategy="no",
