@@ -28,7 +28,7 @@ from tests.bench.growth import draw
 from tests.bench.kill import verdict
 from tests.bench.overload import halves, on, split
 from tests.bench.seeds import summary
-from tests.bench.stock import ratios
+from tests.bench.stock import build_stock, ratios
 from tests.bench.traffic import Exchange
 from tests.bench.training import equal_score
 from tests.bench.workers import explaining
@@ -87,6 +87,16 @@ def test_processes_start_on_the_given_cores_alone() -> None:
         assert subprocess.check_output(command, text=True).strip() == str({max(before)})
         raise KeyError
     assert os.sched_getaffinity(0) == before
+
+
+def test_the_stock_handler_finds_all_that_it_imports(tiny_bundle: Path, tmp_path: Path) -> None:
+    build_stock(tmp_path / "stock.mar", tiny_bundle)
+    with zipfile.ZipFile(tmp_path / "stock.mar") as archive:
+        archive.extractall(tmp_path / "unpacked")
+    # As in a worker, the unpacked archive is the only folder of ours that Python knows.
+    command = [sys.executable, "-c", "import stock_handler"]
+    done = subprocess.run(command, cwd=tmp_path / "unpacked", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_ratios_of_what_was_measured() -> None:

@@ -84,10 +84,8 @@ class Bench:
 
     def stock(self, folder: Path) -> dict[str, Any]:
         """The stock handler with the weights of our bundle."""
-        modules = {f"handlers/{name}": HANDLERS / name for name in ("__init__.py", "config.py", "model.py")}
-        files = {name: self.bundle / name for name in ("config.json", "model.safetensors", "tokenizer.json")}
         archive = folder / "stock.mar"
-        build_archive(archive, "1.0", BENCH / "stock_handler.py", MODEL_CONFIG, modules | files)
+        build_stock(archive, self.bundle)
         with serving(archive, archive.stem) as server:
             return self._measure(server, archive.stem, folder / "stock", full_path=False)
 
@@ -139,6 +137,13 @@ class Bench:
         drawn = split.select(chosen)
         usable = [row for row in drawn if any(map(str.isalpha, row["text"]))]
         return [row["text"] for row in usable], [row["label"] for row in usable], label_names(split)
+
+
+def build_stock(archive: Path, bundle: Path) -> None:
+    """Pack the stock handler with the weights of our bundle, and what of ours it loads them with."""
+    modules = {f"handlers/{path.name}": path for path in HANDLERS.glob("*.py")}
+    files = {name: bundle / name for name in ("config.json", "model.safetensors", "tokenizer.json")}
+    build_archive(archive, "1.0", BENCH / "stock_handler.py", MODEL_CONFIG, modules | files)
 
 
 def ratios(figures: dict[str, Any]) -> dict[str, float]:
