@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stages.benchmark import Bench, Plan, check_archive, confirm, guess, main
-from stages.loadrun import Point
+from stages.loadrun import Point, Target
 from stages.serving_figures import capacity
 from stages.stage import StageError
 from tests.measured import POINT, SLO_MS, at, write_samples
@@ -27,6 +27,15 @@ PLAN = Plan(
     rounds=1,
     full_path=False,
 )
+
+
+class NoServer:
+    """Stands where a server would: what would ask it is replaced."""
+
+    url, key_file = "", Path()
+
+    def cpu_seconds(self) -> float:
+        raise AssertionError("there is no server to ask")
 
 
 def fake_benches(
@@ -50,8 +59,7 @@ def fake_benches(
 
     monkeypatch.setattr(Bench, "opened", fake)
     plan = dataclasses.replace(PLAN, steps=4, rounds=3)
-    # No server is asked: what would ask it is replaced.
-    return [Bench(None, name, folder, folder / name, plan) for name in capacities], tried  # type: ignore[arg-type]
+    return [Bench(NoServer(), name, folder, folder / name, plan) for name in capacities], tried
 
 
 def test_the_confirmation_takes_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -97,12 +105,12 @@ def test_every_rate_is_kept_up_long_enough(
 ) -> None:
     asked: list[int] = []
 
-    def fake(*arguments: object, **_: object) -> Point:
-        asked.append(arguments[4])  # type: ignore[arg-type]
+    def fake(_server: Target, _model: str, _posts: Path, _seed: int, requests: int, *_: object, **__: object) -> Point:
+        asked.append(requests)
         return POINT
 
     monkeypatch.setattr("stages.benchmark.run", fake)
-    Bench(None, "a", tmp_path, tmp_path, PLAN).opened(offered, "on/search-0", False, 20)  # type: ignore[arg-type]
+    Bench(NoServer(), "a", tmp_path, tmp_path, PLAN).opened(offered, "on/search-0", False, 20)
     assert asked == [requests]
 
 
