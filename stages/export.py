@@ -1,9 +1,10 @@
-"""Stage `export`: the transformer as ONNX, in float32 and int8, each held against PyTorch before it may ship."""
+"""Stage `export`: the transformer as ONNX, in float32, int8 and on a GPU float16, each held against PyTorch first."""
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from handlers.model import WEIGHTS_FILE, Classifier
 from handlers.onnx_engine import GRAPH_FILE, OnnxEngine
@@ -18,8 +20,9 @@ from handlers.predictor import Predictor
 from stages.corpus import load_split
 from stages.files import read_json, remove, replacing, sha256, write_csv, write_json
 from stages.footprint import footprint
+from stages.hardware import choose_device
 from stages.params import load
-from stages.parity import Parity, compare, float32_faults, int8_faults
+from stages.parity import Parity, compare, float32_faults, reduced_faults
 from stages.paths import EVALUATION, METRICS, ONNX, PLOTS, PREPARED, SELECTED
 from stages.quantization import SCOPES, Quantizer, saturates, sensitivity
 from stages.scoring import load_logits, raw_scores
@@ -29,7 +32,8 @@ from stages.stage import stage
 
 log = logging.getLogger(__name__)
 
-TORCH, FLOAT32, INT8 = "newsgroups", "newsgroups-onnx", "newsgroups-onnx-int8"
+TORCH, FLOAT32, FLOAT16 = "newsgroups", "newsgroups-onnx", "newsgroups-onnx-fp16"
+INT8 = "newsgroups-onnx-int8"
 
 
 def export_onnx(bundle: Path, target: Path, opset: int, version: str = "") -> None:
@@ -80,6 +84,14 @@ def export_onnx(bundle: Path, target: Path, opset: int, version: str = "") -> No
         onnx.save(proto, temporary)
 
 
+def halve(graph: Path, target: Path) -> None:
+    """Write a float32 graph with weights and activations in float16; what goes in and comes out stays as it is."""
+    proto = convert_float_to_float16(onnx.load(graph), keep_io_types=True)
+    onnx.checker.check_model(proto, full_check=True)
+    with replacing(target) as temporary:
+        onnx.save(proto, temporary)
+
+
 def spread(count: int, most: int) -> list[int]:
     """At most `most` of the indices below `count`, evenly spread: the corpus is sorted by class."""
     return sorted({int(index) for index in np.linspace(0, count - 1, min(count, most))})
@@ -104,14 +116,23 @@ def main() -> None:
         labels = np.asarray(test["label"])
         # PyTorch's own answers to the whole split: `evaluate` asked it once, which is enough.
         reference = load_logits(EVALUATION / read_json(SELECTED / SELECTED_FILE)["name"], len(test))
-        gates = {
+
+        def reduced(parity: Parity) -> list[str]:
+            return reduced_faults(parity, settings.reduced_agreement, settings.reduced_f1_loss)
+
+        gates: dict[str, Callable[[Parity], list[str]]] = {
             FLOAT32: lambda parity: float32_faults(parity, settings.float32_agreement, settings.tolerance),
-            INT8: lambda parity: int8_faults(parity, settings.int8_agreement, settings.int8_f1_loss),
+            INT8: reduced,
         }
+        if cuda := choose_device().type == "cuda":
+            # A CPU has no products in float16: it would convert every weight and activation back, pass by pass.
+            gates[FLOAT16] = reduced
         metrics: dict[str, Any] = {}
         with replacing(ONNX) as folder:
             graphs = {name: folder / name / GRAPH_FILE for name in gates}
             export_onnx(SELECTED, graphs[FLOAT32], settings.opset, params.package.version)
+            if FLOAT16 in graphs:
+                halve(graphs[FLOAT32], graphs[FLOAT16])
             # A quick run of the chain only shows that it works.
             posts = min(settings.posts, 4) if params.data.limit else settings.posts
             sample = list(validation.select(spread(len(validation), posts))["clean"])
@@ -120,7 +141,7 @@ def main() -> None:
                 quantizer.write(graphs[INT8])
                 costs = sensitivity(quantizer, sample)
             for name, graph in graphs.items():
-                predictor = Predictor(SELECTED, OnnxEngine(graph))
+                predictor = Predictor(SELECTED, OnnxEngine(graph, cuda=cuda))
                 logits, scores = raw_scores(predictor, list(test["clean"]))
                 if not metrics:
                     same = compare(reference, reference, scores, labels, predictor.fusion)

@@ -52,8 +52,12 @@ class Variant:
 
 TORCH = Variant("newsgroups.py", "model.safetensors")
 GRAPH = Variant("newsgroups_onnx.py", "model.onnx")
-VARIANTS = {"newsgroups": TORCH, "newsgroups-onnx": GRAPH, "newsgroups-onnx-int8": GRAPH}
-OPTIONAL = ("newsgroups-onnx", "newsgroups-onnx-int8")
+VARIANTS = {
+    "newsgroups": TORCH,
+    "newsgroups-onnx": GRAPH,
+    "newsgroups-onnx-fp16": GRAPH,
+    "newsgroups-onnx-int8": GRAPH,
+}
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,8 @@ def package(selected: Path, onnx: Path, facts: Facts, version: str, store: Path)
         folder.mkdir()
         for name, variant in VARIANTS.items():
             weights = (selected if variant is TORCH else onnx / name) / variant.weights
-            if name in OPTIONAL and not weights.parent.is_dir():
-                log.info("%s is left out: the export stage did not accept it", name)
+            if variant is GRAPH and not weights.parent.is_dir():
+                log.info("%s is left out: the export stage accepted none", name)
                 continue
             archive = folder / f"{name}.mar"
             _pack(archive, variant, weights, selected, facts, version)

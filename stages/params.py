@@ -138,8 +138,8 @@ class Export:
     opset: int = between(17, 23)
     tolerance: float = between(1e-7, 1)
     float32_agreement: float = between(0, 1)
-    int8_agreement: float = between(0, 1)
-    int8_f1_loss: float = between(-1, 1)
+    reduced_agreement: float = between(0, 1)
+    reduced_f1_loss: float = between(-1, 1)
     calibration: int = between(1, 1_000_000)
     posts: int = between(1, 1_000_000)
 

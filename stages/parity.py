@@ -67,14 +67,14 @@ def float32_faults(parity: Parity, agreement: float, tolerance: float) -> list[s
     return faults
 
 
-def int8_faults(parity: Parity, agreement: float, f1_loss: float) -> list[str]:
-    """What keeps an int8 graph from shipping, in words; nothing where it passes.
+def reduced_faults(parity: Parity, agreement: float, f1_loss: float) -> list[str]:
+    """What keeps a graph of reduced precision from shipping, in words; nothing where it passes.
 
     agreement: of shipped answers at the least. f1_loss: of macro-F1, as a share of 1, at the most.
     """
     faults = []
     if parity.agreement < agreement:
-        faults.append(f"{parity.agreement:.2%} of its answers are PyTorch's, export.int8_agreement {agreement}")
+        faults.append(f"{parity.agreement:.2%} of its answers are PyTorch's, export.reduced_agreement {agreement}")
     if parity.f1_loss > f1_loss:
-        faults.append(f"it loses {parity.f1_loss:.4f} of macro-F1, export.int8_f1_loss {f1_loss}")
+        faults.append(f"it loses {parity.f1_loss:.4f} of macro-F1, export.reduced_f1_loss {f1_loss}")
     return faults

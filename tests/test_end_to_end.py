@@ -32,7 +32,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "augment": {"share": 0.2},
     "train": {"max_tokens": 32, "epochs": 1, "evaluations": 1, "probe_epochs": 5},
     "explain": {"posts": 1, "samples": 40},
-    "export": {"posts": 20, "int8_agreement": 0.5, "int8_f1_loss": 1},
+    "export": {"posts": 20, "reduced_agreement": 0.5, "reduced_f1_loss": 1},
     "benchmark": {"requests": 50, "warmup": 5, "slo_ms": 2000, "users": [2]},
 }
 VARIANTS = ("newsgroups", "newsgroups-onnx", "newsgroups-onnx-int8")
