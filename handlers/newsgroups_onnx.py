@@ -12,5 +12,5 @@ class NewsgroupsOnnxHandler(NewsgroupsHandler):
     """Runs `model.onnx` of the archive with ONNX Runtime."""
 
     def load_engine(self, folder: Path, threads: int, device: str) -> OnnxEngine:
-        """See the base class. The graph runs on the first GPU that the process sees, or on the CPU."""
-        return OnnxEngine(folder / GRAPH_FILE, threads, cuda=device != "cpu")
+        """See the base class."""
+        return OnnxEngine(folder / GRAPH_FILE, threads, device)

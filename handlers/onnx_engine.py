@@ -25,9 +25,10 @@ log = logging.getLogger(__name__)
 class OnnxEngine:
     """Runs `model.onnx` of a bundle. Labels and limits come from the graph's own metadata."""
 
-    def __init__(self, graph: Path, threads: int = 0, cuda: bool = False) -> None:
-        """graph: the ONNX file. threads: of one operator, 0 for one a core. cuda: on the GPU, or with a warning on the
-        CPU where ONNX Runtime cannot. Raises FileNotFoundError where the graph is missing."""
+    def __init__(self, graph: Path, threads: int = 0, device: str = "cpu") -> None:
+        """graph: the ONNX file. threads: of one operator, 0 for one a core. device: "cpu", "cuda" or "cuda:<number>";
+        on the CPU with a warning where ONNX Runtime cannot use a GPU. Raises FileNotFoundError where the graph is
+        missing."""
         if not graph.is_file():
             raise FileNotFoundError(f"{graph} is missing: run the export stage")
         options = onnxruntime.SessionOptions()
@@ -35,9 +36,11 @@ class OnnxEngine:
         options.inter_op_num_threads = 1
         # Spinning threads steal the cores from the server's front end between batches.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        kind, _, number = device.partition(":")
+        cuda = kind == "cuda"
         # Its libraries come with PyTorch, which the server's workers and the stages have imported. TF32 would round
         # every product to ten bits: float32 is to mean float32, and where fewer do, the graph itself has fewer.
-        providers = [("CUDAExecutionProvider", {"use_tf32": "0"})] if cuda else []
+        providers = [("CUDAExecutionProvider", {"device_id": number or "0", "use_tf32": "0"})] if cuda else []
         # On a CPU the sum and the normalisation are faster one after the other than as one operator.
         disabled = [] if cuda else ["SkipLayerNormFusion"]
         self.session = onnxruntime.InferenceSession(

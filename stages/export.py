@@ -124,7 +124,7 @@ def main() -> None:
             FLOAT32: lambda parity: float32_faults(parity, settings.float32_agreement, settings.tolerance),
             INT8: reduced,
         }
-        if cuda := choose_device().type == "cuda":
+        if (device := choose_device().type) == "cuda":
             # A CPU has no products in float16: it would convert every weight and activation back, pass by pass.
             gates[FLOAT16] = reduced
         metrics: dict[str, Any] = {}
@@ -141,7 +141,7 @@ def main() -> None:
                 quantizer.write(graphs[INT8])
                 costs = sensitivity(quantizer, sample)
             for name, graph in graphs.items():
-                predictor = Predictor(SELECTED, OnnxEngine(graph, cuda=cuda))
+                predictor = Predictor(SELECTED, OnnxEngine(graph, device=device))
                 logits, scores = raw_scores(predictor, list(test["clean"]))
                 if not metrics:
                     same = compare(reference, reference, scores, labels, predictor.fusion)

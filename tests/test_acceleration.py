@@ -34,3 +34,12 @@ def test_bf16_on_a_cpu_does_without_the_fused_kernel(
     torch.testing.assert_close(same, output)
     torch.testing.assert_close(same_gradient, gradient)
     assert passed(encoder)[2] == before, "what it was is put back"
+
+
+def test_a_gpu_does_without_attention_that_is_planned_for_each_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.hardware.torch.cuda.is_available", lambda: False)
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    build_accelerator("float32")
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    # The others stay, faster than the plain products there.
+    assert torch.backends.cuda.flash_sdp_enabled() and torch.backends.cuda.mem_efficient_sdp_enabled()

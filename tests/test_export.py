@@ -185,7 +185,7 @@ def test_a_graph_that_cannot_run_on_the_gpu_says_so(
     assert not caplog.records
     # Whatever this machine has.
     monkeypatch.setattr("onnxruntime.InferenceSession.get_providers", lambda _: ["CPUExecutionProvider"])
-    OnnxEngine(graph, cuda=True)
+    OnnxEngine(graph, device="cuda:0")
     assert "runs on the CPU, not on the GPU" in caplog.text
 
 

@@ -29,7 +29,9 @@ class StockHandler:
         folder = Path(context.system_properties["model_dir"])
         # By default as many as there are cores, unless the environment says otherwise: written down, as ours is.
         torch.set_num_threads(threads_each(context.model_yaml_config["maxWorkers"]))
-        self.model = Classifier.load(folder)
+        gpu = context.system_properties.get("gpu_id")
+        self.device = f"cuda:{gpu}" if gpu is not None and torch.cuda.is_available() else "cpu"
+        self.model = Classifier.load(folder).to(self.device)
         self.tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
         self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(self.model.config.pad_id)
 
@@ -61,7 +63,7 @@ class StockHandler:
     def inference(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Logits [batch, classes]."""
         with torch.inference_mode():
-            return self.model(input_ids, attention_mask)
+            return self.model(input_ids.to(self.device), attention_mask.to(self.device))
 
     def postprocess(self, logits: torch.Tensor) -> list[str]:
         """The most probable class of each row, and what the load test checks."""

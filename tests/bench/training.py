@@ -29,6 +29,7 @@ from torch import Tensor
 from handlers.text import Encoder, pad
 from stages.acceleration import build_accelerator, precision_of
 from stages.corpus import label_names, load_split
+from stages.hardware import choose_device
 from stages.metrics import rounded
 from stages.params import Train, load
 from stages.paths import PREPARED, PRETRAINED
@@ -156,20 +157,23 @@ def product_flops(encoder: torch.nn.Module, tokens: int) -> float:
 
 
 def product_rate(task: Task, precision: str, seconds: float = 3.0) -> float:
-    """GFLOP/s of bare products: a batch's tokens times the encoder's three kinds of dense layers."""
+    """GFLOP/s of bare products where training runs: a batch of tokens times the encoder's kinds of dense layers."""
+    device = choose_device()
     config = build(task.candidate, label_names(task.train), task.settings, task.seed).encoder.config
     width, inner = config.hidden_size, config.intermediate_size
     rows = task.settings.batch_size * task.settings.max_tokens
     # Attention has four square layers for each pair of the feed-forward ones.
     shapes = [(width, width)] * 4 + [(width, inner), (inner, width)]
-    pairs: list[tuple[Tensor, Tensor]] = [
-        (torch.randn(rows, inputs).to(DTYPES[precision]), torch.randn(inputs, outputs).to(DTYPES[precision]))
+    pairs: list[tuple[Tensor, ...]] = [
+        tuple(torch.randn(size).to(device, DTYPES[precision]) for size in ((rows, inputs), (inputs, outputs)))
         for inputs, outputs in shapes
     ]
 
     def all_products() -> None:
         for left, right in pairs:
             left @ right
+        if device.type == "cuda":
+            torch.cuda.synchronize()
 
     all_products()
     rounds, started = 0, time.perf_counter()
@@ -195,6 +199,8 @@ def apart(work: Callable[[Task], Result], task: Task) -> Result:
 def _measured(work: Callable[[Task], Result], task: Task) -> Result:
     torch.set_num_threads(task.threads)
     result = work(task)
+    if torch.cuda.is_available():
+        result |= {"peak_gpu_mib": torch.cuda.max_memory_allocated() / 2**20}
     return result | {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from ts.context import Context
 from ts.protocol.otf_message_handler import create_predict_response, retrieve_msg
@@ -31,7 +32,9 @@ class Worker:
         self.handler = handler
         name = MANIFEST["model"]["modelName"]
         settings = yaml.safe_load(config.read_text(encoding="utf-8")) | {"maxWorkers": workers}
-        self.context = Context(name, str(bundle), MANIFEST, 16, None, "0.12.0", model_yaml_config=settings)
+        # As the front end hands out GPUs: to each worker one, if there is any.
+        gpu = 0 if torch.cuda.is_available() else None
+        self.context = Context(name, str(bundle), MANIFEST, 16, gpu, "0.12.0", model_yaml_config=settings)
         handler.initialize(self.context)
 
     def answer(self, batch: Sequence[Body]) -> list[tuple[int, str, bytes]]:
