@@ -11,7 +11,6 @@ import numpy as np
 from handlers import explaining
 from handlers.explaining import log_odds, words_read
 from handlers.predictor import Predictor
-from handlers.text import pack_by_length
 from stages import attribution
 from stages.attention import Attention, attention
 from stages.stage import StageError
@@ -26,9 +25,6 @@ METHODS = {
     "attention": "Attention, last layer",
     "rollout": "Attention rollout",
 }
-# Padded tokens of one call. The texts of one post, with more or fewer words left out, differ much in length: batches
-# smaller than a server's leave less padding.
-TOKEN_BUDGET = 1024
 # They say where the transformer looked, not for or against what; and they are the same for every class.
 UNSIGNED = ("attention", "rollout")
 
@@ -58,10 +54,7 @@ class Scorer:
         """Logarithms of probabilities [texts, classes]."""
         self.texts += len(texts)
         predictor = self.predictor
-        ids = [item.ids for item in predictor.encoder(texts)]
-        logits = np.empty((len(ids), len(predictor.labels)), dtype=np.float32)
-        for batch in pack_by_length([len(item) for item in ids], TOKEN_BUDGET):
-            logits[batch] = predictor.engine.logits([ids[i] for i in batch])
+        logits = predictor.logits([item.ids for item in predictor.encoder(texts)])
         wide = predictor.linear.scores([f"{text} {self.tail}" for text in texts])
         return predictor.fusion.log_full(predictor.fusion.joint(logits, wide))
 

@@ -111,9 +111,10 @@ def test_ratios_of_what_was_measured() -> None:
 
 
 def test_growth_is_noticed() -> None:
-    figures = {"problems": {}, "mb_a_minute": 0.9, "descriptors": {"first_half": 90, "second_half": 90}}
+    figures = {"problems": {}, "mb_a_minute": {"all": 0.9}, "descriptors": {"first_half": 90, "second_half": 90}}
     assert soak.grew(figures, 1.0) == []
-    worse = {"problems": {"bad: no JSON": 2}, "mb_a_minute": 1.1, "descriptors": {"first_half": 90, "second_half": 91}}
+    worse = figures | {"problems": {"bad: no JSON": 2}, "mb_a_minute": {"all": 1.1}}
+    worse["descriptors"] = {"first_half": 90, "second_half": 91}
     assert len(soak.grew(worse, 1.0)) == 3
 
 

@@ -32,6 +32,9 @@ LONG = 20_000
 WARM_UP = 1 / 3
 INTERVAL_S = 1.0
 
+# Seconds since the start, resident megabytes of the front end and of its workers, open descriptors of both.
+Row = tuple[float, float, float, int]
+
 
 def traffic(posts: list[str]) -> list[Body]:
     """What is sent: of ten requests six predictions, two explanations, one long post, one bad body."""
@@ -57,7 +60,7 @@ def run(archive: Path, posts: Path, seed: int, minutes: float) -> dict[str, Any]
         client = Client(server, archive.stem)
         started = time.monotonic()
         until = started + minutes * 60
-        rows: list[tuple[float, float, int]] = []
+        rows: list[Row] = []
         watcher = threading.Thread(target=_watch, args=(server, started, until, rows))
         watcher.start()
         exchanges = load(client, bodies, CLIENTS, until)
@@ -70,24 +73,30 @@ def run(archive: Path, posts: Path, seed: int, minutes: float) -> dict[str, Any]
         if not refused and (problem := fault(reply.status, reply.media, reply.body)):
             problems[f"{body.name}: {problem}"] += 1
     kept = np.array([row for row in rows if row[0] >= WARM_UP * minutes * 60])
-    half = len(kept) // 2
+    half, parts = len(kept) // 2, {"all": kept[:, 1] + kept[:, 2], "front end": kept[:, 1], "workers": kept[:, 2]}
     return {
         "minutes": minutes,
         "requests": len(exchanges),
         "codes": {str(code): n for code, n in sorted(Counter(e.reply.status for e in exchanges).items())},
         "problems": dict(problems),
-        "resident_mb": {"after_warm_up": round(kept[0, 1]), "end": round(kept[-1, 1])},
-        "mb_a_minute": round(float(np.polyfit(kept[:, 0] / 60, kept[:, 1], 1)[0]), 3),
+        "resident_mb": {
+            part: {"after_warm_up": round(sizes[0]), "end": round(sizes[-1]), "most": round(sizes.max())}
+            for part, sizes in parts.items()
+        },
+        "mb_a_minute": {
+            part: round(float(np.polyfit(kept[:, 0] / 60, sizes, 1)[0]), 3) for part, sizes in parts.items()
+        },
         # Connections come and go within a second, so the least of each half is what stays open.
-        "descriptors": {"first_half": int(kept[:half, 2].min()), "second_half": int(kept[half:, 2].min())},
+        "descriptors": {"first_half": int(kept[:half, 3].min()), "second_half": int(kept[half:, 3].min())},
     }
 
 
-def _watch(server: Server, started: float, until: float, rows: list[tuple[float, float, int]]) -> None:
-    """Every second (seconds, resident megabytes, open descriptors) of the front end and its workers."""
+def _watch(server: Server, started: float, until: float, rows: list[Row]) -> None:
+    """Add a row every second."""
     with tqdm(total=round(until - started), desc="soak", unit="s") as bar:
         while (now := time.monotonic()) < until:
-            rows.append((now - started, server.resident_mb(), server.descriptors()))
+            front_end = server.frontend.memory_info().rss / 1e6
+            rows.append((now - started, front_end, server.resident_mb() - front_end, server.descriptors()))
             bar.update(round(now - started) - bar.n)
             time.sleep(INTERVAL_S)
 
@@ -96,8 +105,8 @@ def grew(figures: dict[str, Any], slope: float) -> list[str]:
     """What must not have happened, a line each."""
     descriptors = figures["descriptors"]
     lines = [f"{what}: {count}" for what, count in figures["problems"].items()]
-    if figures["mb_a_minute"] > slope:
-        lines.append(f"memory grew by {figures['mb_a_minute']} MB a minute")
+    if figures["mb_a_minute"]["all"] > slope:
+        lines.append(f"memory grew by {figures['mb_a_minute']['all']} MB a minute")
     if descriptors["second_half"] > descriptors["first_half"]:
         lines.append(f"descriptors grew from {descriptors['first_half']} to {descriptors['second_half']}")
     return lines
