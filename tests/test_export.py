@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -187,6 +188,21 @@ def test_a_graph_that_cannot_run_on_the_gpu_says_so(
     monkeypatch.setattr("onnxruntime.InferenceSession.get_providers", lambda _: ["CPUExecutionProvider"])
     OnnxEngine(graph, device="cuda:0")
     assert "runs on the CPU, not on the GPU" in caplog.text
+
+
+def test_a_gpu_is_asked_for_by_its_number_and_for_float32(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    session = onnxruntime.InferenceSession
+
+    def on_the_cpu(path: str, options: object, providers: list[object], **others: object) -> object:
+        asked.append(providers[0])
+        return session(path, options, ["CPUExecutionProvider"], **others)
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", on_the_cpu)
+    for device in ("cuda", "cuda:1"):
+        OnnxEngine(graph, device=device)
+    options = {"use_tf32": "0"}
+    assert asked == [("CUDAExecutionProvider", {"device_id": number, **options}) for number in ("0", "1")]
 
 
 def test_a_missing_graph_says_what_to_run(tmp_path: Path) -> None:
