@@ -89,7 +89,7 @@ def package(selected: Path, onnx: Path, facts: Facts, version: str, store: Path)
         for name, variant in VARIANTS.items():
             weights = (selected if variant is TORCH else onnx / name) / variant.weights
             if variant is GRAPH and not weights.parent.is_dir():
-                log.info("%s is left out: the export stage accepted none", name)
+                log.info("%s is left out: the export stage made none, or accepted none", name)
                 continue
             archive = folder / f"{name}.mar"
             _pack(archive, variant, weights, selected, facts, version)

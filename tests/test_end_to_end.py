@@ -21,6 +21,7 @@ from dvc.repo import Repo
 from handlers.onnx_engine import GRAPH_FILE, OnnxEngine
 from handlers.predictor import Predictor
 from handlers.torch_engine import TorchEngine
+from stages.hardware import choose_device
 from stages.torchserve import PORTS, free_ports, own_config
 
 pytestmark = pytest.mark.e2e
@@ -35,7 +36,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "export": {"posts": 20, "reduced_agreement": 0.5, "reduced_f1_loss": 1},
     "benchmark": {"requests": 50, "warmup": 5, "slo_ms": 2000, "users": [2]},
 }
-VARIANTS = ("newsgroups", "newsgroups-onnx", "newsgroups-onnx-int8")
+VARIANTS = ["newsgroups", "newsgroups-onnx", "newsgroups-onnx-int8"]
+DEVICE = choose_device().type
+if DEVICE == "cuda":
+    VARIANTS.append("newsgroups-onnx-fp16")
 POST = "From: a@b.c\nSubject: Shuttle launch\n\nThe shuttle reached its orbit around the moon, NASA said."
 
 
@@ -219,7 +223,8 @@ def test_a_bad_parameter_stops_the_run_before_any_work(project: Project, old: st
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_archive_answers_as_in_process(variant: str, project: Project, server: str) -> None:
     bundle, graph = (project.root / "outputs/models" / path for path in ("selected", f"onnx/{variant}/{GRAPH_FILE}"))
-    engine = OnnxEngine(graph) if graph.is_file() else TorchEngine(bundle)
+    # As the server runs it: another device rounds otherwise.
+    engine = OnnxEngine(graph, device=DEVICE) if graph.is_file() else TorchEngine(bundle, DEVICE)
     (expected,) = Predictor(bundle, engine).predict([POST], fast_path=False)
     asked = {"text": POST, "fast_path": "off"}
     status, answer = ask(server, project, variant, json.dumps(asked).encode())

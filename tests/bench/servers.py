@@ -27,12 +27,14 @@ from typing import Any
 
 import litserve
 import psutil
+import torch
 
 from handlers.cores import threads_each
 from handlers.onnx_engine import GRAPH_FILE, OnnxEngine
 from handlers.predictor import Predictor
 from handlers.torch_engine import TorchEngine
 from stages.benchmark import FIRST_RATE
+from stages.hardware import choose_device
 from stages.loadrun import Target
 from stages.params import load as params_file
 from stages.paths import MODEL_STORE, ONNX, PREPARED, SELECTED
@@ -52,12 +54,11 @@ LIMIT_POSTS = 2000
 
 def predictor(variant: str, threads: int) -> Predictor:
     """The predictor of a variant, as a worker of its archive runs it."""
+    device = choose_device().type
     if variant == "newsgroups":
-        import torch
-
         torch.set_num_threads(threads)
-        return Predictor(SELECTED, TorchEngine(SELECTED))
-    return Predictor(SELECTED, OnnxEngine(ONNX / variant / GRAPH_FILE, threads))
+        return Predictor(SELECTED, TorchEngine(SELECTED, device))
+    return Predictor(SELECTED, OnnxEngine(ONNX / variant / GRAPH_FILE, threads, device))
 
 
 class Api(litserve.LitAPI):

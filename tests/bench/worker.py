@@ -32,7 +32,7 @@ class Worker:
         self.handler = handler
         name = MANIFEST["model"]["modelName"]
         settings = yaml.safe_load(config.read_text(encoding="utf-8")) | {"maxWorkers": workers}
-        # As the front end hands out GPUs: to each worker one, if there is any.
+        # As the front end hands them out where there is one GPU.
         gpu = 0 if torch.cuda.is_available() else None
         self.context = Context(name, str(bundle), MANIFEST, 16, gpu, "0.12.0", model_yaml_config=settings)
         handler.initialize(self.context)
