@@ -1,6 +1,5 @@
 """Raw mails: charsets of headers and bodies, transfer encodings, parts, and mails that nobody should send."""
 
-# Cyrillic on purpose.
 # Mails in other alphabets hold letters that look like Latin ones, on purpose.
 # ruff: noqa: RUF001
 
