@@ -77,6 +77,26 @@ def test_a_pod_is_locked_down_bounded_and_probed_by_a_prediction(name: str) -> N
     assert pod["terminationGracePeriodSeconds"] >= pause + STOP_TIMEOUT
 
 
+@pytest.mark.parametrize(
+    "annotations",
+    [BY_KIND["Deployment"]["spec"]["template"]["metadata"]["annotations"], KSERVE["metadata"]["annotations"]],
+    ids=PODS,
+)
+def test_prometheus_finds_the_metrics_of_either_pod(annotations: dict[str, str]) -> None:
+    port = annotations["prometheus.io/port"]
+    assert (annotations["prometheus.io/scrape"], annotations["prometheus.io/path"]) == ("true", "/metrics")
+    assert f"\nmetrics_address=http://127.0.0.1:{port}\n" in (SERVE / "config.properties").read_text()
+    # KServe would put another port in its place, of a container that a plain deployment does not have.
+    assert annotations.get("serving.kserve.io/enable-prometheus-scraping", "false") == "false"
+
+
+def test_no_batch_of_explanations_takes_a_pod_out_of_service() -> None:
+    slowest = yaml.safe_load((SERVE / "newsgroups.yaml").read_text())["responseTimeout"] / 2
+    for pod in PODS.values():
+        probe = pod["containers"][0]["readinessProbe"]
+        assert probe["periodSeconds"] * (probe["failureThreshold"] - 1) > slowest
+
+
 def test_a_worker_is_started_again_for_weeks() -> None:
     seconds = yaml.safe_load((SERVE / "newsgroups.yaml").read_text())["maxRetryTimeoutInSec"]
     # TorchServe 0.12 multiplies it by 1,000 in 32 bits (org.pytorch.serve.wlm.Model).
@@ -140,7 +160,7 @@ def test_the_containerfile_copies_what_exists_and_what_the_configuration_names()
 
 def test_the_container_runs_as_the_user_of_the_manifests_on_their_ports() -> None:
     order = [name for name, _ in instructions()]
-    assert order[0] == "FROM" and order[-1] == "CMD"
+    assert order[:2] == ["ARG", "FROM"] and order[-1] == "CMD"
     rest = dict(instructions())
     assert {int(rest["USER"])} == {pod["securityContext"]["runAsUser"] for pod in PODS.values()}
     ports = {str(port["containerPort"]) for port in PODS["kubernetes"]["containers"][0]["ports"]}
@@ -157,7 +177,7 @@ def test_the_container_runs_as_the_user_of_the_manifests_on_their_ports() -> Non
     assert {variables["LOG_LOCATION"], variables["TMPDIR"]} <= {"/tmp", "/tmp/logs"}
 
 
-def test_the_image_floats_no_version() -> None:
+def test_the_image_floats_no_package() -> None:
     [install] = [rest for name, rest in instructions() if name == "RUN" and "pip install" in rest]
     words = shlex.split(install)
     assert (words[words.index("-c") + 1], words[words.index("-r") + 1]) == (
@@ -203,6 +223,8 @@ CASES = [
         {"NewsgroupsRefuses"},
     ),
     (20, {'Requests5XX{instance="a"}': "0+1x30", f"ts_inference_requests_total{{{SERIES}}}": "0+100x30"}, set()),
+    # A few broken forms, where there is little else.
+    (20, {'Requests5XX{instance="a"}': "0+2x30", f"ts_inference_requests_total{{{SERIES}}}": "0+5x30"}, set()),
     (
         30,
         {
