@@ -22,14 +22,8 @@ from stages.serving_page import section
 from stages.serving_plot import COLUMNS, draw_curves, draw_latencies, draw_quality
 from stages.stage import StageError, stage
 from stages.torchserve import Server, serving
+from stages.variants import VARIANTS
 
-# Where each archive keeps its weights, whose hash says which export it was packed from.
-WEIGHTS = {
-    "newsgroups": "model.safetensors",
-    "newsgroups-onnx": "model.onnx",
-    "newsgroups-onnx-fp16": "model.onnx",
-    "newsgroups-onnx-int8": "model.onnx",
-}
 # Where the search begins, as a share of what a closed loop got through.
 FIRST_RATE = 0.7
 # Rates that a round of the confirmation tries at most, to enclose a capacity.
@@ -222,7 +216,7 @@ def measure(archives: list[Path], posts: Path, samples: Path, plan: Plan) -> dic
 def check_archive(archive: Path, quality: Mapping[str, Mapping[str, Any]]) -> None:
     """Raise StageError where export.json, whose figures stand beside the speed, is not of the archive's weights."""
     try:
-        with zipfile.ZipFile(archive) as content, content.open(WEIGHTS[archive.stem]) as weights:
+        with zipfile.ZipFile(archive) as content, content.open(VARIANTS[archive.stem].weights) as weights:
             packed = hashlib.file_digest(weights, "sha256").hexdigest()
     except (zipfile.BadZipFile, KeyError) as error:
         raise StageError(f"{archive} is no archive of this project ({error}): run the package stage again") from None
@@ -263,7 +257,7 @@ def main() -> None:
             rounds=1 if quick else knobs.rounds,
             full_path=not quick,
         )
-        archives = [path for path in (MODEL_STORE / f"{variant}.mar" for variant in WEIGHTS) if path.is_file()]
+        archives = [path for path in (MODEL_STORE / f"{variant}.mar" for variant in VARIANTS) if path.is_file()]
         if not archives:
             raise StageError(f"{MODEL_STORE} holds no archive: run the package stage, or simply dvc repro")
         quality = read_json(METRICS / "export.json")

@@ -23,17 +23,14 @@ from stages.footprint import footprint
 from stages.hardware import choose_device
 from stages.params import load
 from stages.parity import Parity, compare, float32_faults, reduced_faults
-from stages.paths import EVALUATION, METRICS, ONNX, PLOTS, PREPARED, SELECTED
+from stages.paths import EVALUATION, METRICS, ONNX, PLOTS, PREPARED, SELECTED, SELECTED_FILE
 from stages.quantization import SCOPES, Quantizer, saturates, sensitivity
 from stages.scoring import load_logits, raw_scores
-from stages.select import SELECTED_FILE
 from stages.serving_plot import draw_sensitivity
 from stages.stage import stage
+from stages.variants import FLOAT16, FLOAT32, INT8, TORCH
 
 log = logging.getLogger(__name__)
-
-TORCH, FLOAT32, FLOAT16 = "newsgroups", "newsgroups-onnx", "newsgroups-onnx-fp16"
-INT8 = "newsgroups-onnx-int8"
 
 
 def export_onnx(bundle: Path, target: Path, opset: int, version: str = "") -> None:

@@ -16,12 +16,11 @@ from stages.archive import build_archive
 from stages.files import read_json, replacing, sha256, write_json
 from stages.model_card import NEWSGROUPS, corpus_name, model_card
 from stages.params import Params, load
-from stages.paths import METRICS, MODEL_STORE, ONNX, RAW, SELECTED
+from stages.paths import METRICS, MODEL_STORE, ONNX, PROJECT, RAW, SELECTED
 from stages.presets import PRESETS, Preset
 from stages.stage import StageError, stage
+from stages.variants import TORCH, VARIANTS, Variant
 
-# The code that ships is the code beside this module, wherever the stage is started.
-PROJECT = Path(__file__).resolve().parents[1]
 HANDLERS = PROJECT / "handlers"
 MODEL_CONFIG = PROJECT / "serve" / "newsgroups.yaml"
 
@@ -40,24 +39,6 @@ BUNDLE = (
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "onnxruntime-gpu", "numpy")
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One archive: its entry module and the file that holds its weights."""
-
-    entry: str
-    weights: str
-
-
-TORCH = Variant("newsgroups.py", "model.safetensors")
-GRAPH = Variant("newsgroups_onnx.py", "model.onnx")
-VARIANTS = {
-    "newsgroups": TORCH,
-    "newsgroups-onnx": GRAPH,
-    "newsgroups-onnx-fp16": GRAPH,
-    "newsgroups-onnx-int8": GRAPH,
-}
 
 
 @dataclass(frozen=True)
@@ -87,8 +68,8 @@ def package(selected: Path, onnx: Path, facts: Facts, version: str, store: Path)
     with replacing(store) as folder:
         folder.mkdir()
         for name, variant in VARIANTS.items():
-            weights = (selected if variant is TORCH else onnx / name) / variant.weights
-            if variant is GRAPH and not weights.parent.is_dir():
+            weights = (selected if name == TORCH else onnx / name) / variant.weights
+            if name != TORCH and not weights.parent.is_dir():
                 log.info("%s is left out: the export stage made none, or accepted none", name)
                 continue
             archive = folder / f"{name}.mar"

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from stages.archive import build_archive
-from stages.package import BUNDLE, HANDLERS, MODEL_CONFIG, TORCH
+from stages.package import BUNDLE, HANDLERS, MODEL_CONFIG
+from stages.variants import TORCH, VARIANTS
 
 
 def shipped_config() -> dict[str, Any]:
@@ -21,9 +22,10 @@ def shipped_config() -> dict[str, Any]:
 
 def torch_archive(bundle: Path, target: Path) -> Path:
     """The PyTorch variant of a bundle, without model card and provenance; returns `target`."""
+    variant = VARIANTS[TORCH]
     modules = {f"handlers/{path.name}": path for path in sorted(HANDLERS.glob("*.py"))}
-    files = {name: bundle / name for name in (*BUNDLE, TORCH.weights)}
-    build_archive(target, "1.0", HANDLERS / TORCH.entry, MODEL_CONFIG, modules | files)
+    files = {name: bundle / name for name in (*BUNDLE, variant.weights)}
+    build_archive(target, "1.0", HANDLERS / variant.entry, MODEL_CONFIG, modules | files)
     return target
 
 
