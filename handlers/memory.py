@@ -9,7 +9,9 @@ import platform
 # Of mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 NEVER = -1
-LARGEST_MMAP_THRESHOLD = 4 * 1024 * 1024 * ctypes.sizeof(ctypes.c_long)
+# Bytes above which a block is the system's own, given back at once. First what a tensor hardly reaches (the gradient of
+# an embedding table is 47 MB, the inner layer of 8,192 tokens 50), then the most that glibc before 2.35 takes.
+MMAP_THRESHOLDS = (1 << 30, 4 * 1024 * 1024 * ctypes.sizeof(ctypes.c_long))
 
 # Kernels that oneDNN keeps: what one pass uses in all its layers, with room to spare.
 KERNELS = 64
@@ -25,7 +27,8 @@ def keep_freed_memory() -> None:
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
         library.mallopt(M_TRIM_THRESHOLD, NEVER)
-        library.mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)
+        # It returns 1 for a value that it takes.
+        any(library.mallopt(M_MMAP_THRESHOLD, size) for size in MMAP_THRESHOLDS)
 
 
 def keep_few_kernels() -> None:

@@ -100,6 +100,15 @@ def test_encoder_encodes_each_text_by_itself(tiny_bundle: Path, corpus: tuple[li
     assert encoder(texts) == [encoder([text])[0] for text in texts]
 
 
+def test_many_texts_are_encoded_in_parts(
+    tiny_bundle: Path, corpus: tuple[list[str], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = Encoder(tiny_bundle, max_tokens=8)
+    whole = encoder(corpus[0])
+    monkeypatch.setattr("handlers.text.ENCODED_AT_ONCE", 4)
+    assert len(corpus[0]) % 4 and encoder(corpus[0]) == whole
+
+
 def test_encoder_without_a_tokenizer_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.json is missing"):
         Encoder(tmp_path, max_tokens=32)
