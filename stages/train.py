@@ -8,6 +8,7 @@ import logging
 import shutil
 import sys
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -23,13 +24,25 @@ from stages.acceleration import build_accelerator, precision_of, processes
 from stages.batches import Split
 from stages.checkpoint import Identity, fingerprint
 from stages.corpus import label_names, load_split
-from stages.files import remove, replacing
+from stages.files import remove, replacing, sha256
 from stages.params import Train, load
-from stages.paths import AUGMENTED, CHECKPOINTS, DEEP, PLOTS, PREPARED, PRETRAINED
+from stages.paths import AUGMENTED, CHECKPOINTS, DEEP, PLOTS, PREPARED, PRETRAINED, PROJECT
 from stages.stage import StageError, stage
 from stages.training import Progress, Trainer
 
 log = logging.getLogger(__name__)
+
+# What a training run computes with: half a run of one code and half of another would be the work of neither.
+CODE = (
+    "handlers/model.py",
+    "handlers/text.py",
+    "stages/acceleration.py",
+    "stages/batches.py",
+    "stages/optimizer.py",
+    "stages/train.py",
+    "stages/training.py",
+)
+LIBRARIES = ("accelerate", "tokenizers", "torch", "transformers")
 
 
 def build(pretrained: Path, labels: list[str], settings: Train, seed: int) -> Classifier:
@@ -108,6 +121,8 @@ def identity(model: Classifier, settings: Train, seed: int, accelerator: Acceler
         "architecture": fingerprint(asdict(model.config)),
         "initial weights": hashlib.sha256(weights).hexdigest()[:12],
         "data": fingerprint([[split.ids, split.labels] for split in splits]),
+        "code": fingerprint([sha256(PROJECT / path) for path in CODE]),
+        "libraries": " ".join(f"{name} {version(name)}" for name in LIBRARIES),
     }
     return {key: str(value) for key, value in described.items()}
 

@@ -33,7 +33,7 @@ def test_a_post_without_text_is_named(tiny_bundle: Path) -> None:
         encode(Dataset.from_dict(columns, features(list(LABELS))), Encoder(tiny_bundle, 32))
 
 
-def test_a_run_is_known_by_settings_data_and_model(tiny_bundle: Path) -> None:
+def test_a_run_is_known_by_settings_data_model_and_code(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accelerator, model = build_accelerator("float32"), Classifier.load(tiny_bundle)
     usual = identity(model, SETTINGS, 0, accelerator, SPLIT)
 
@@ -42,6 +42,12 @@ def test_a_run_is_known_by_settings_data_and_model(tiny_bundle: Path) -> None:
 
     assert not changed(identity(model, replace(SETTINGS, candidates=("minilm", "bert")), 0, accelerator, SPLIT))
     assert changed(identity(model, replace(SETTINGS, lr=0.5), 0, accelerator, SPLIT)) == {"train.lr"}
+    with monkeypatch.context() as patch:
+        patch.setattr("stages.train.CODE", ("stages/training.py",))
+        assert changed(identity(model, SETTINGS, 0, accelerator, SPLIT)) == {"code"}
+    with monkeypatch.context() as patch:
+        patch.setattr("stages.train.version", lambda _name: "0")
+        assert changed(identity(model, SETTINGS, 0, accelerator, SPLIT)) == {"libraries"}
     assert changed(identity(model, SETTINGS, 1, accelerator, SPLIT)) == {"seed"}
     assert changed(identity(model, SETTINGS, 0, accelerator, Split(SPLIT.ids, [1, 0]))) == {"data"}
     on_gpu = SimpleNamespace(device=torch.device("cuda"), mixed_precision="no", num_processes=1)
