@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.optimize import OptimizeResult, minimize
+from scipy.stats import beta
 from sklearn.metrics import f1_score
 
 from handlers import drift
@@ -34,6 +35,8 @@ DIGITS = 4
 SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-3, 100.0
 # Of the flatter softmax: all of it would be none of it with other weights, and the fit could take either.
 LARGEST_SHARE = 0.9
+# That those answers which do not abstain are right as often as was asked for.
+CONFIDENCE = 0.95
 # Of a ratio of likelihoods, in a gradient that must stay finite.
 LARGEST_LOG = 50.0
 
@@ -109,13 +112,18 @@ def choose_margin(full: np.ndarray, scores: np.ndarray, labels: np.ndarray, tole
 def choose_reject(probabilities: np.ndarray, labels: np.ndarray, precision: float) -> float:
     """The smallest confidence from which on the answers given reach `precision` together; 0 where all of them do.
 
+    They reach it where the lower bound of their share of right ones does (Clopper & Pearson 1934, one-sided, at
+    CONFIDENCE): the share itself would promise too much, as it is of the posts that everything else was fitted to, and
+    the best of many. Compare selection with guaranteed risk, Geifman & El-Yaniv 2017,
+    https://arxiv.org/abs/1705.08500.
+
     probabilities: of the answers as shipped [posts, classes]. 1, and a warning, where not even the surest reach it.
     """
     # Rounded down to the digits that the threshold has, which is then met by the very same posts.
     confidence = np.floor(np.round(probabilities.max(axis=1) * 10**DIGITS, DIGITS)) / 10**DIGITS
     order = np.argsort(-confidence, kind="stable")
     ranked, hits = confidence[order], (probabilities.argmax(axis=1) == labels)[order]
-    reached = np.cumsum(hits) / np.arange(1, len(labels) + 1) >= precision
+    reached = least_precision(np.cumsum(hits), np.arange(1, len(labels) + 1)) >= precision
     # Posts that are equally sure are answered all or none.
     reached[:-1] &= ranked[1:] < ranked[:-1]
     if not reached.any():
@@ -123,6 +131,12 @@ def choose_reject(probabilities: np.ndarray, labels: np.ndarray, precision: floa
         return 1.0
     last = int(np.flatnonzero(reached)[-1])
     return 0.0 if last == len(labels) - 1 else float(ranked[last])
+
+
+def least_precision(right: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """The lower bound, at CONFIDENCE, of the share of right ones where so many of so many answers were right."""
+    # No bound but 0 where none is right, which the distribution does not know.
+    return np.where(right > 0, beta.ppf(1 - CONFIDENCE, np.maximum(right, 1), answers - right + 1), 0.0)
 
 
 def fit(logits: np.ndarray, scores: np.ndarray, labels: np.ndarray, settings: Fuse) -> Fusion:

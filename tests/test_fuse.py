@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 
 from handlers.fusion import Fusion, log_softmax, margins, softmax
@@ -16,7 +17,7 @@ from handlers.predictor import Predictor
 from handlers.text import Cleaning
 from handlers.torch_engine import TorchEngine
 from stages.confidence import calibration_error
-from stages.fuse import assemble, choose_margin, choose_reject, fit, fit_weights, negative_log_likelihood
+from stages.fuse import CONFIDENCE, assemble, choose_margin, choose_reject, fit, fit_weights, negative_log_likelihood
 from stages.params import Fuse
 
 CLASSES = 4
@@ -143,7 +144,10 @@ def test_the_answered_reach_the_precision_and_no_smaller_threshold_does(
     hit = predicted == labels
 
     def reached(threshold: float) -> bool:
-        return hit[top >= threshold].mean() >= precision
+        chosen = hit[top >= threshold]
+        # Clopper and Pearson's interval as another library finds it.
+        bound = binomtest(int(chosen.sum()), len(chosen), alternative="greater").proportion_ci(CONFIDENCE).low
+        return bound >= precision
 
     if reject == 1.0 and not (top == 1).any():
         assert not any(reached(value) for value in top)
@@ -153,9 +157,25 @@ def test_the_answered_reach_the_precision_and_no_smaller_threshold_does(
 
 
 def test_where_every_answer_is_good_enough_none_abstains() -> None:
-    labels = np.arange(CLASSES)
-    assert choose_reject(np.eye(CLASSES) * 0.7, labels, 1.0) == 0.0
+    labels = np.arange(100) % CLASSES
+    assert choose_reject(np.eye(CLASSES)[labels] * 0.7, labels, 0.97) == 0.0
     assert choose_reject(np.eye(CLASSES)[(labels + 1) % CLASSES], labels, 0.0) == 0.0
+    # So few prove nothing, even if all are right.
+    assert choose_reject(np.eye(CLASSES)[labels[:40]] * 0.7, labels[:40], 0.97) == 1.0
+    assert choose_reject(np.eye(CLASSES)[labels] * 0.7, labels, 1.0) == 1.0
+
+
+def test_answers_to_other_posts_are_as_often_right_as_was_asked() -> None:
+    """Of models that say truly how sure they are, nearly all keep the promise that a thousand posts made."""
+    kept = 0
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        top = 0.5 + random.beta(2, 0.6, 20_000) / 2
+        hit = random.random(20_000) < top
+        probabilities = np.stack([top, 1 - top], axis=1)
+        reject = choose_reject(probabilities[:1000], np.where(hit, 0, 1)[:1000], 0.95)
+        kept += hit[1000:][top[1000:] >= reject].mean() >= 0.95
+    assert kept >= 36
 
 
 @pytest.mark.parametrize("enabled", [True, False])
