@@ -22,7 +22,14 @@ _TOKEN = re.compile(TOKEN_PATTERN)
 
 
 class BudgetError(ValueError):
-    """An explanation that would take more passes through the transformer than allowed; the message says the mend."""
+    """An explanation that would take more passes through the transformer than allowed.
+
+    needed: how many it takes. allowed: the budget.
+    """
+
+    def __init__(self, method: str, needed: int, allowed: int) -> None:
+        super().__init__(f"{method} of this post takes {needed} passes, {allowed} are allowed")
+        self.needed, self.allowed = needed, allowed
 
 
 def explain(predictor: Predictor, text: str, label: int, method: str, budget: int) -> list[tuple[str, float]]:
@@ -54,10 +61,7 @@ def contributions(
     head = words[:read]
     spans = [range(start, min(start + SPANS[method], read)) for start in range(0, read, SPANS[method])]
     if len(spans) + 1 > budget:
-        raise BudgetError(
-            f"{method} of this post takes {len(spans) + 1} passes, {budget} are allowed: raise the budget, send a "
-            "shorter post, or choose the method linear, which takes none"
-        )
+        raise BudgetError(method, len(spans) + 1, budget)
     # Only what the transformer reads is left out, and nothing moves up from behind it.
     texts = [" ".join(head), *(" ".join([*head[: span.start], *head[span.stop :]]) for span in spans)]
     fusion = predictor.fusion

@@ -63,13 +63,16 @@ class NewsgroupsHandler:
         timings = Timings()
         replies: dict[int, Any] = {}
         requests: dict[int, Request] = {}
+        described = 0
         with timings.step("decode"):
             for idx, row in enumerate(data):
                 try:
-                    if _describes(context, idx):
+                    headers = context.get_all_request_header(idx)
+                    if _describes(row, headers):
                         replies[idx] = self.describe()
+                        described += 1
                     else:
-                        requests[idx] = parse(row, context.get_all_request_header(idx))
+                        requests[idx] = parse(row, headers)
                 except RequestError as error:
                     replies[idx] = error
                 except Exception as error:
@@ -77,7 +80,7 @@ class NewsgroupsHandler:
         replies |= self._answer(requests, timings)
         with timings.step("encode"):
             bodies = [self._send(replies[idx], idx, context) for idx in range(len(data))]
-        self.telemetry.taken(sum(not _describes(context, idx) for idx in range(len(data))))
+        self.telemetry.taken(len(data) - described)
         self.telemetry.timed(timings.seconds)
         return bodies
 
@@ -120,7 +123,7 @@ class NewsgroupsHandler:
                 replies[idx] = request.wrap(bodies, self.model)
                 counted += answers
             except BudgetError as error:
-                replies[idx] = RequestError(422, "the explanation takes more passes than allowed", "budget", str(error))
+                replies[idx] = _too_few_passes(error, len(request.posts))
             except Exception as error:
                 replies[idx] = _unexpected("answering", error, request)
         self.telemetry.answered(counted)
@@ -180,9 +183,24 @@ class NewsgroupsHandler:
         return json.dumps(body)
 
 
-def _describes(context: Any, idx: int) -> bool:
-    """Whether one item of the batch asks what the model is, not about a post."""
-    return context.get_all_request_header(idx).get("describe") == "True"
+def _too_few_passes(error: BudgetError, posts: int) -> RequestError:
+    """What a client hears of an explanation that its budget does not cover, or none could, one of so many posts."""
+    if error.needed <= MAX_PASSES // posts:
+        mend = f"raise the budget to {error.needed}"
+    elif error.needed <= MAX_PASSES:
+        mend = f"send at most {MAX_PASSES // error.needed} such posts in a request"
+    else:
+        mend = "send a shorter post"
+    mend += ", or choose a method that takes fewer: spans, or linear, which takes none"
+    return RequestError(422, "the explanation takes more passes than allowed", "budget", f"{error}: {mend}")
+
+
+def _describes(row: dict[str, Any], headers: dict[str, str]) -> bool:
+    """Whether one item of the batch asks what the model is, not about a post.
+
+    The management address sends nothing but the header; a client of the inference address may send it with a post.
+    """
+    return not row and headers.get("describe") == "True"
 
 
 def _device(gpu: int | None) -> str:

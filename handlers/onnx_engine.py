@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from handlers.cores import usable_cores
 from handlers.text import pad
 
 # Read when it is imported: otherwise it leaves a session file where temporary files go, and reports to its makers.
@@ -26,13 +27,14 @@ class OnnxEngine:
     """Runs `model.onnx` of a bundle. Labels and limits come from the graph's own metadata."""
 
     def __init__(self, graph: Path, threads: int = 0, device: str = "cpu") -> None:
-        """graph: the ONNX file. threads: of one operator, 0 for one a core. device: "cpu", "cuda" or "cuda:<number>";
+        """graph: the ONNX file. threads: of one operator, 0 for one a core
+        that this process may use. device: "cpu", "cuda" or "cuda:<number>";
         on the CPU with a warning where ONNX Runtime cannot use a GPU. Raises FileNotFoundError where the graph is
         missing."""
         if not graph.is_file():
             raise FileNotFoundError(f"{graph} is missing: run the export stage")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or usable_cores()
         options.inter_op_num_threads = 1
         # Spinning threads steal the cores from the server's front end between batches.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

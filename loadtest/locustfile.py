@@ -196,6 +196,8 @@ def prepare(environment: Environment, **_: Any) -> None:
             for name in ("rate", "requests", "samples"):
                 if getattr(options, name):
                     raise InputError(f"--{name} counts in one process: give --run-time instead, or drop --processes")
+        if options.samples:
+            check_samples(Path(options.samples))
         run = Visitor.run_ = Arrivals.run_ = Run(options)
         # Workers, of which there may be many, leave the question to their master.
         if environment.web_ui is None and not isinstance(environment.runner, WorkerRunner):
@@ -206,6 +208,14 @@ def prepare(environment: Environment, **_: Any) -> None:
         for worker in psutil.Process().children():
             worker.kill()
         sys.exit(f"loadtest: {error}")
+
+
+def check_samples(path: Path) -> None:
+    """Raises InputError for a file that could not be written when the run is over."""
+    if path.suffix != ".csv":
+        raise InputError(f"--samples {path} is no CSV file: name one, beside which a .json of that name is put")
+    if not path.parent.is_dir():
+        raise InputError(f"--samples {path}: there is no folder {path.parent}; make it first")
 
 
 def check_server(environment: Environment, run: Run) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import psutil
 
@@ -83,7 +84,9 @@ def serving(archive: Path, model: str, timeout: float = 180.0) -> Iterator[Serve
     archive = archive.resolve()
     if not archive.is_file():
         raise StageError(f"{archive} is missing: run the package stage")
-    environment = os.environ | {"JAVA_HOME": java_home()}
+    # What TorchServe reads from the environment would win over the configuration written here.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TS_")}
+    environment = inherited | {"JAVA_HOME": java_home()}
     with tempfile.TemporaryDirectory(prefix="ts-", ignore_cleanup_errors=True) as name, _stoppable():
         folder = Path(name)
         ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
@@ -173,22 +176,32 @@ def _stop(launcher: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
             process.resume()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        launcher.wait(STOP_TIMEOUT)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(launcher.pid, signal.SIGKILL)
-    launcher.wait()
+    try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            launcher.wait(STOP_TIMEOUT)
+    finally:
+        # Also where whoever waits has lost patience.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(launcher.pid, signal.SIGKILL)
+        launcher.wait()
 
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """Let SIGTERM end the block like an exception does, so that what was started is stopped."""
+    """Let SIGTERM, and the end of the terminal, end the block like an exception does, so that what was started is
+    stopped."""
 
-    before = signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    def leave(number: int, _frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    # One that is ignored stays so: `nohup` means it.
+    heeded = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, leave) for number in heeded}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _tail(log: Path) -> str:

@@ -79,7 +79,7 @@ def test_a_span_divides_its_loss_equally(predictor: Predictor, monkeypatch: pyte
 @pytest.mark.parametrize("method", SPANS)
 def test_work_is_known_beforehand_and_bounded(predictor: Predictor, scored: list[int], method: str) -> None:
     needed = 1 + -(-11 // SPANS[method])
-    with pytest.raises(BudgetError, match=f"takes {needed} passes, {needed - 1} are allowed: raise the budget"):
+    with pytest.raises(BudgetError, match=f"takes {needed} passes, {needed - 1} are allowed"):
         explain(predictor, POST, 0, method, needed - 1)
     assert scored == []
     assert len(explain(predictor, POST, 0, method, needed)) == 11

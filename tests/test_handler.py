@@ -98,6 +98,38 @@ def test_describe_tells_what_a_client_must_know(handler: NewsgroupsHandler, bund
     assert options["fast_path"]["default"] == "on"
 
 
+def test_only_who_sends_no_post_is_told_about_the_model(handler: NewsgroupsHandler, bundle: Path) -> None:
+    [(code, answer)] = serve(handler, bundle, row(MOON, describe="True"))
+    assert (code, answer["label"]) == (200, serve(handler, bundle, row(MOON))[0][1]["label"])
+    assert "provenance" not in answer
+
+
+@pytest.mark.parametrize(
+    ("posts", "words", "budget", "mend"),
+    [
+        (1, 9, 1, "raise the budget to 10, or choose"),
+        (2, MAX_PASSES * 2 // 3, None, "send at most 1 such posts in a request, or choose"),
+        (1, MAX_PASSES, None, "send a shorter post, or choose"),
+    ],
+)
+def test_a_budget_that_is_too_small_gets_a_mend_that_helps(
+    handler: NewsgroupsHandler,
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    posts: int,
+    words: int,
+    budget: int | None,
+    mend: str,
+) -> None:
+    # As if the transformer read posts as long as these to their end.
+    monkeypatch.setattr("handlers.explaining.words_read", lambda _predictor, words: len(words))
+    body = {"text": [" ".join(["moon"] * words)] * posts, "method": "occlusion", "budget": budget}
+    [(code, error)] = serve(handler, bundle, row(body, explain="True"))
+    assert (code, error["field"]) == (422, "budget")
+    assert mend in error["mend"]
+    assert f"takes {words + 1} passes" in error["mend"]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_served_explanation_is_the_offline_one(handler: NewsgroupsHandler, bundle: Path, method: str) -> None:
     text = "A hockey team, plays: " + " ".join(["game"] * EXPLAINED_WORDS)

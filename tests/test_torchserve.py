@@ -165,6 +165,8 @@ def test_wrong_answers_make_the_run_fail(server: Server, tmp_path: Path) -> None
         (("--posts", "empty.txt"), "holds no post"),
         (("--bad-share", "1.5"), "--bad-share is 1.5: give 0 to 1"),
         (("--master", "--requests", "5"), "--requests counts in one process"),
+        (("--samples", "none/s.csv"), "there is no folder none"),
+        (("--samples", "s.json"), "is no CSV file"),
     ],
 )
 def test_a_run_that_cannot_be_says_why(server: Server, tmp_path: Path, options: tuple[str, ...], message: str) -> None:
@@ -209,6 +211,49 @@ def test_a_failure_inside_still_stops_the_server(tmp_path: Path, monkeypatch: py
     with pytest.raises(KeyboardInterrupt), serving(tmp_path / "x.mar", "x"):
         raise KeyboardInterrupt
     assert len(started) == 1 and not psutil.pid_exists(started[0])
+
+
+# Serves as the benchmark does, but for a server that only sleeps; a child that says when it is up.
+SERVES = """
+import sys, time
+from pathlib import Path
+from stages import torchserve
+torchserve.TORCHSERVE = ("sh", "-c", "sleep 60")
+torchserve.STOP_TIMEOUT = 0.1
+torchserve._wait = lambda launcher, *_: print(launcher.pid, flush=True)
+with torchserve.serving(Path(sys.argv[1]), "x"):
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_still_stops_the_server(tmp_path: Path, sent: signal.Signals) -> None:
+    (tmp_path / "x.mar").touch()
+    command = [sys.executable, "-c", SERVES, str(tmp_path / "x.mar")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as child:
+        started = int(child.stdout.readline())
+        child.send_signal(sent)
+        assert child.wait(20) == 128 + sent
+    assert not psutil.pid_exists(started)
+
+
+def test_settings_of_another_server_do_not_reach_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.mar").touch()
+    monkeypatch.setattr(torchserve, "TORCHSERVE", ("sh", "-c", "env; sleep 60"))
+    monkeypatch.setattr(torchserve, "STOP_TIMEOUT", 0.1)
+    seen: list[str] = []
+
+    def wait(_launcher: object, _url: str, _model: str, _key: Path, log: Path, _timeout: float) -> None:
+        end = time.monotonic() + 10
+        while "TS_CONFIG_FILE=" not in log.read_text() and time.monotonic() < end:
+            time.sleep(0.02)
+        seen.extend(line.split("=")[0] for line in log.read_text().splitlines() if line.startswith("TS_"))
+
+    monkeypatch.setattr(torchserve, "_wait", wait)
+    monkeypatch.setenv("TS_INFERENCE_ADDRESS", "http://0.0.0.0:1")
+    monkeypatch.setenv("TS_DISABLE_TOKEN_AUTHORIZATION", "true")
+    with serving(tmp_path / "x.mar", "x"):
+        assert seen == ["TS_CONFIG_FILE"]
 
 
 def test_a_frozen_server_shows_in_p99(server: Server, tmp_path: Path) -> None:
