@@ -241,7 +241,7 @@ def plot(path: Path, tables: Mapping[str, list[list[Any]]]) -> None:
 
 def main() -> None:
     parts = sys.argv[1:] or list(PARTS)
-    with stage("ablation"):
+    with stage("ablation", timed=False):
         if unknown := set(parts) - set(PARTS):
             raise StageError(f"no part {', '.join(sorted(unknown))}: the parts are {', '.join(PARTS)}")
         params = load()

@@ -90,15 +90,6 @@ def augmented_copies(
     missing, or no post has a word.
     """
     WordNet(wordnet)
-    importance = Importance(train["clean"], train["label"], settings.importance, seed)
-    editor = Editor(
-        importance,
-        wordnet,
-        protected_words(label_names(train)),
-        settings.synonym_rate,
-        settings.deletion_rate,
-        seed,
-    )
     chosen = [
         {"id": f"{post['id']}+{number}", "label": post["label"], "words": words, "name": f"{name}+{number}"}
         for post, name in zip(train, text_names(train["text"]), strict=True)
@@ -107,6 +98,14 @@ def augmented_copies(
     ]
     if not chosen:
         return []
+    editor = Editor(
+        Importance(train["clean"], train["label"], settings.importance, seed),
+        wordnet,
+        protected_words(label_names(train)),
+        settings.synonym_rate,
+        settings.deletion_rate,
+        seed,
+    )
     columns = {"id": Value("string"), "label": Value("int64"), "words": ListOf(Value("string"))}
     features = Features(columns | {"edited": ListOf(Value("string"))})
     rows = Dataset.from_list(chosen, Features(columns | {"name": Value("string")})).map(

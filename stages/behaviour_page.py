@@ -16,7 +16,7 @@ TESTS = {
     "signature": "a mail signature appended: the label stays",
     "shouting": "upper case, more commas, exclamation marks: the label stays",
     "topical_word": "a word that speaks for another class put in front: that class gains",
-    "topical_words": "four words that speak for one class, alone: that class is answered",
+    "topical_words": "four words that speak for one class, alone: that class is answered, with and without the cascade",
 }
 EXAMPLES = 3  # failed posts shown of each test
 AROUND = 6  # unchanged words shown on either side of a change

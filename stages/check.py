@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from pathlib import Path
 from typing import Any
 
 from stages.files import write_json
 from stages.params import Params, load
 from stages.paths import OUTPUTS
-from stages.stage import stage
+from stages.stage import StageError, stage
 
 ALLOWED = OUTPUTS / "params-allowed.json"
 
@@ -34,7 +35,10 @@ def allowed(section: type) -> dict[str, Any]:
 
 def main() -> None:
     with stage("check"):
-        load()
+        params = load()
+        # DVC watches it, whatever the source, and would say no more than that there is no such file.
+        if not Path(params.data.path).exists():
+            raise StageError(f"data.path: {params.data.path} is missing; give a corpus, or tests/corpus for none")
         write_json(ALLOWED, allowed(Params))
 
 

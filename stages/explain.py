@@ -23,9 +23,8 @@ from stages.explanation import METHODS, Effort, Explanation, best_words, explain
 from stages.files import read_json, write_json
 from stages.metrics import rounded
 from stages.params import load
-from stages.paths import EVALUATION, METRICS, PLOTS, PREPARED, SELECTED
+from stages.paths import EVALUATION, METRICS, PLOTS, PREPARED, SELECTED, SELECTED_FILE
 from stages.scoring import load_logits, load_predictor
-from stages.select import SELECTED_FILE
 from stages.stage import StageError, stage
 
 MAP_WORDS = 30  # of the attention picture

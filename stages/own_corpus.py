@@ -60,17 +60,20 @@ def read_corpus(path: Path, test_share: float, seed: int) -> dict[str, Rows]:
 
 def _sources(path: Path) -> dict[str, Path]:
     """Where each split lies: a table or a folder of classes; `train` alone where the corpus has no test part."""
-    if path.is_file() and path.suffix in TABLES:
+    if path.is_file() and path.suffix.lower() in TABLES:
         return {"train": path}
     if not path.exists():
         raise StageError(f"data.path: {path} is missing; {SHAPES}")
     if path.is_dir():
-        found = {
-            split: place
-            for split in SPLITS
-            for place in (path / split, *(path / f"{split}{suffix}" for suffix in TABLES))
-            if place.exists()
-        }
+        found = {}
+        for split in SPLITS:
+            places = [path / split, *(path / f"{split}{suffix}" for suffix in TABLES)]
+            present = [place for place in places if place.exists()]
+            if len(present) > 1:
+                names = ", ".join(place.name for place in present)
+                raise StageError(f"data.path: {path} has {split} more than once: {names}; keep one of them")
+            if present:
+                found[split] = present[0]
         if "train" in found:
             return found
         if not found and any(place.is_dir() for place in path.iterdir()):
@@ -106,7 +109,7 @@ def _table_rows(path: Path) -> Rows:
     # The library caches what it converts in the user's home; nothing of a build should outlive it there.
     with tempfile.TemporaryDirectory() as cache:
         try:
-            if path.suffix == ".csv":
+            if path.suffix.lower() == ".csv":
                 _check_utf8(path)
                 with path.open(encoding="utf-8-sig", newline="") as file:
                     _check_columns(path, next(csv.reader(file), []))
@@ -121,12 +124,14 @@ def _table_rows(path: Path) -> Rows:
         except (DatasetGenerationError, pyarrow.ArrowException) as error:
             reason = str(error.__cause__ or error)
             raise StageError(f"{path} cannot be read as {path.suffix[1:]}: {' '.join(reason.split())}") from error
-    kind = table.features["label"]
+    kind, written = table.features["label"], table.features["text"]
+    if not (isinstance(written, Value) and "string" in written.dtype):
+        raise StageError(f"{path}: the column text is no text but {written}; write it as strings")
     rows: Rows = []
     for number, (label, text) in enumerate(zip(table["label"], table["text"], strict=True), start=1):
         if label is None or text is None or not str(label).strip():
             raise StageError(f"{path}: row {number} has no {'text' if text is None else 'label'}; fill or remove it")
-        rows.append((kind.int2str(label) if isinstance(kind, ClassLabel) else str(label), str(text)))
+        rows.append((kind.int2str(label) if isinstance(kind, ClassLabel) else str(label).strip(), text))
     return rows
 
 

@@ -1,8 +1,11 @@
-"""Where everything that the stages write lies: one folder, `outputs/`, relative to the project's root."""
+"""Where the code lies, and everything that the stages write: one folder, `outputs/`, relative to the project's root."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+# The code that ships and builds is the code beside this module, wherever a stage is started.
+PROJECT = Path(__file__).resolve().parents[1]
 
 OUTPUTS = Path("outputs")
 
@@ -24,6 +27,7 @@ LINEAR = MODELS / "linear"
 DEEP = MODELS / "deep"
 FUSED = MODELS / "fused"
 SELECTED = MODELS / "selected"
+SELECTED_FILE = "selected.json"  # in that folder: the candidate's name
 ONNX = MODELS / "onnx"
 
 EVALUATION = OUTPUTS / "evaluation"

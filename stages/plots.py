@@ -23,8 +23,9 @@ def confusion_matrix(path: Path, matrix: np.ndarray, names: Sequence[str]) -> No
     for row, column in zip(*np.nonzero(matrix), strict=True):
         colour = "white" if shares[row, column] > 0.5 else "black"
         axes.text(column, row, matrix[row, column], ha="center", va="center", fontsize=7, color=colour)
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
+    labels = [_plain(name, 40) for name in names]
+    axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(names)), labels, fontsize=8)
     axes.set_xlabel("predicted")
     axes.set_ylabel("actual")
     _save(figure, path)

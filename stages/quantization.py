@@ -28,8 +28,8 @@ PRODUCTS, TABLES = ("MatMul", "Gemm"), ("Gather",)
 
 
 def layers(graph: Path) -> dict[str, str]:
-    """The products with constant weights, which quantisation replaces: name of the torch module by name of the node."""
-    return {node.name: module(node) for node in weighted(graph, PRODUCTS)}
+    """The operators with weights, which quantisation replaces: name of the torch module by name of the node."""
+    return {node.name: module(node) for node in weighted(graph, (*PRODUCTS, *TABLES))}
 
 
 def weighted(graph: Path, kinds: Collection[str]) -> list[onnx.NodeProto]:

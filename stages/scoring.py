@@ -10,14 +10,18 @@ import numpy as np
 from handlers.predictor import Predictor
 from handlers.torch_engine import TorchEngine
 from stages.files import replacing
-from stages.hardware import choose_device
+from stages.hardware import choose_device, use_own_cores
 from stages.stage import StageError
 
 LOGITS_FILE = "logits.npy"
 
 
 def load_predictor(bundle: Path) -> Predictor:
-    """The predictor of a bundle, on a CUDA device where there is one. Raises StageError where a file is missing."""
+    """The predictor of a bundle, on a CUDA device where there is one, else on all cores that this process may use.
+
+    Raises StageError where a file is missing.
+    """
+    use_own_cores()
     try:
         return Predictor(bundle, TorchEngine(bundle, choose_device()))
     except (FileNotFoundError, ValueError) as error:

@@ -15,10 +15,8 @@ from stages.evaluation_page import candidates
 from stages.files import copy_into, read_json, replacing, write_json
 from stages.html import paragraph, write_section
 from stages.params import load
-from stages.paths import EVALUATION, EVALUATION_SECTION, FUSED, METRICS, SELECTED
+from stages.paths import EVALUATION, EVALUATION_SECTION, FUSED, METRICS, SELECTED, SELECTED_FILE
 from stages.stage import StageError, stage
-
-SELECTED_FILE = "selected.json"
 
 
 def main() -> None:

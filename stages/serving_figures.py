@@ -170,9 +170,11 @@ def recommendation(rows: Mapping[str, Mapping[str, Any]], slo_ms: float) -> str:
         )
     equal = [variant for variant, row in rows.items() if row["capacity_rps"] and not more(best, row)]
     chosen = max(equal, key=lambda variant: (round(rows[variant]["agreement"], 3), -rows[variant]["rss_mb"]))
+    # Where not every round met a rate that was too high, or one that was held.
+    roughly = "" if rows[chosen]["confirmed"] else "about "
     return (
-        f"deploy {chosen}: {rows[chosen]['capacity_rps']:g} requests/s with 99% of them within {slo_ms:g} ms, macro-F1 "
-        f"{rows[chosen]['macro_f1']:.4f} (rule: of the variants within their gates the highest capacity; those from "
-        "which it cannot be told apart, round by round, count as equal, then the one closest to PyTorch's answers, "
-        "then the one with least memory)"
+        f"deploy {chosen}: {roughly}{rows[chosen]['capacity_rps']:g} requests/s with 99% of them within {slo_ms:g} ms, "
+        f"macro-F1 {rows[chosen]['macro_f1']:.4f} (rule: of the variants within their gates the highest capacity; "
+        "those from which it cannot be told apart, round by round, count as equal, then the one closest to PyTorch's "
+        "answers, then the one with least memory)"
     )

@@ -37,18 +37,21 @@ def section(
     rows: Mapping[str, Mapping[str, Any]], left_out: Sequence[str], verdict: str, slo_ms: float, plots: Path
 ) -> list[str]:
     """The section's HTML parts. rows: serving.json. left_out: variants that missed a gate. plots: their folder."""
-    lines, rough = [], []
+    lines, rough, open_ended = [], [], []
     for variant, row in rows.items():
         for cascade, figures in (("on", row), ("off", row.get("full_path"))):
             if figures:
                 if not figures["enough_requests"]:
                     rough.append(f"{variant} with the cascade {cascade}")
+                if not figures["confirmed"]:
+                    open_ended.append(f"{variant} with the cascade {cascade}")
                 times = [figures[key] for key in ("p50_ms", "p99_ms", "requests", "cpu_ms", "macro_f1")]
                 bounds = [figures[key] for key in ("capacity_rps", "capacity_low_rps", "capacity_high_rps")]
                 lines.append(
                     [variant, cascade, *bounds, *times, *(row[key] for key in ("size_mb", "rss_mb", "cold_start_s"))]
                 )
     share = max(row["generator_machine_share"] for row in rows.values())
+    voids = sum(row["void_runs"] for row in rows.values())
     notes = [
         f"Capacity: the highest rate of Poisson arrivals with 99% of the answers within {slo_ms:g} ms and no error, as "
         "the mean of several rounds, in each of which the variants took turns, with its 95% interval. One variant "
@@ -56,6 +59,13 @@ def section(
         f"Of some rates fewer than {ENOUGH} requests were measured, which makes a 99th percentile rougher: "
         f"{', '.join(rough)}."
         if rough
+        else "",
+        "In some round no rate that was tried was too high, or none held, so that the capacity is known less well: "
+        f"{', '.join(open_ended)}."
+        if open_ended
+        else "",
+        f"{voids} runs are void, because the load generator was the limit: the capacity may be higher than it says."
+        if voids
         else "",
         f"Server and load generator share the machine; the generator took at most {share:.0%} of it.",
         "; ".join(differences(rows)) + "." if len(rows) > 1 else "",

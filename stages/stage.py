@@ -8,6 +8,9 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
 
 from stages.files import read_json, write_json
 from stages.paths import METRICS
@@ -20,10 +23,10 @@ class StageError(Exception):
 
 
 @contextlib.contextmanager
-def stage(name: str) -> Iterator[None]:
+def stage(name: str, timed: bool = True) -> Iterator[None]:
     """Run a stage's work; afterwards write `outputs/metrics/stages/<name>.json` and print the times so far.
 
-    Exits with status 1 on StageError.
+    timed: not of what is no stage of the pipeline. Exits with status 1 on StageError.
     """
     # Our own modules speak; libraries only warn.
     logging.basicConfig(level=logging.WARNING, format=f"{name}: %(message)s")
@@ -34,6 +37,8 @@ def stage(name: str) -> Iterator[None]:
         yield
     except StageError as error:
         sys.exit(f"{name}: {error}")
+    if not timed:
+        return
     peak_kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     write_json(
         TIMES / f"{name}.json",
@@ -43,11 +48,22 @@ def stage(name: str) -> Iterator[None]:
 
 
 def print_times() -> None:
-    """Print seconds and peak memory of every stage that has run, in the order in which they ran."""
-    rows = [
-        (path.stem, read_json(path)) for path in sorted(TIMES.glob("*.json"), key=lambda path: path.stat().st_mtime)
-    ]
+    """Print seconds and peak memory of every stage of this run, in the order in which they ran."""
+    begun = run_began()
+    written = sorted((path.stat().st_mtime, path) for path in TIMES.glob("*.json"))
+    # Those of other runs came with the commit, or are of stages that had nothing to do.
+    rows = [(path.stem, read_json(path)) for when, path in written if when >= begun]
     print(f"{'stage':<20}{'seconds':>9}{'MiB':>7}")
     for name, row in rows:
         print(f"{name:<20}{row['seconds']:>9.1f}{row['peak_memory_mib']:>7}")
     print(f"{'total':<20}{sum(row['seconds'] for _, row in rows):>9.1f}", flush=True)
+
+
+def run_began() -> float:
+    """When the `dvc` that runs this stage was started, seconds since the epoch; without one, when this process was."""
+    process = psutil.Process()
+    for parent in process.parents():
+        with contextlib.suppress(psutil.AccessDenied, psutil.NoSuchProcess):
+            if "dvc" in (Path(word).name for word in parent.cmdline()[:2]):
+                return parent.create_time()
+    return process.create_time()

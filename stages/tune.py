@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--posts", type=positive, default=3000, help="of the training split, stratified")
     parser.add_argument("--epochs", type=positive, default=1)
     options = parser.parse_args()
-    with stage("tune"):
+    with stage("tune", timed=False):
         params = load()
         settings = replace(params.train, epochs=options.epochs)
         train = part_of(load_split(PREPARED, "train"), options.posts, params.seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,8 @@ class Oracle:
     def __init__(self, linear: Linear) -> None:
         self.linear = linear
 
-    def predict(self, texts: list[str]) -> list[Answer]:
+    def predict(self, texts: list[str], fast_path: Sequence[bool] | None = None) -> list[Answer]:
+        assert fast_path is None or len(fast_path) == len(texts)
         answers = []
         for text in texts:
             scores = np.array([text.lower().count(word) + 0.1 for word in self.words])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import yaml
 
+from stages import check
 from stages.check import allowed
 from stages.params import Params
 
@@ -19,6 +21,17 @@ def test_every_key_of_params_is_described() -> None:
     for section, values in params.items():
         if isinstance(values, dict):
             assert described[section].keys() == values.keys()
+
+
+def test_a_corpus_that_is_missing_is_told_before_dvc_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = (ROOT / "params.yaml").read_text()
+    assert "\n  path: tests/corpus\n" in params
+    (tmp_path / "params.yaml").write_text(params)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"data\.path: tests/corpus is missing; give a corpus"):
+        check.main()
+    (tmp_path / "tests" / "corpus").mkdir(parents=True)
+    check.main()
 
 
 def test_kinds_and_bounds_are_told() -> None:

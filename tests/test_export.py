@@ -108,10 +108,12 @@ def test_weights_of_eight_bits_would_saturate(tmp_path: Path) -> None:
 
 
 def test_each_layer_alone(tiny_bundle: Path, graph: Path, corpus: tuple[list[str], list[int]]) -> None:
-    # Two encoder layers of six products each, and two of the head.
+    # Two encoder layers of six products each, two of the head, and tables.
     named = set(layers(graph).values())
-    assert len(layers(graph)) == len(named) == 14 and {"head.0", "head.3"} < named
-    assert "encoder.layer.1.attention.self.query" in named
+    products = {name for name in named if not name.startswith("embeddings.")}
+    assert len(layers(graph)) == len(named) and len(products) == 14 and {"head.0", "head.3"} < products
+    assert "encoder.layer.1.attention.self.query" in products
+    assert "embeddings.word_embeddings" in named
     with Quantizer(graph, tiny_bundle, corpus[0]) as quantizer:
         rows = sensitivity(quantizer, corpus[0])
     assert {name for name, _, _ in rows} == named

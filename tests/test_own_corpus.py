@@ -119,6 +119,14 @@ def test_names_of_class_labels_are_the_labels(tmp_path: Path) -> None:
     assert {label for label, _ in read_corpus(path, 0.4, 1)["train"]} == {"cold", "warm"}
 
 
+def test_space_around_a_label_and_capitals_of_a_suffix_do_not_count(tmp_path: Path) -> None:
+    as_csv(
+        tmp_path / "posts.CSV", [(f" {label}" if i % 2 else f"{label} ", text) for i, (label, text) in enumerate(ROWS)]
+    )
+    found = read_corpus(tmp_path / "posts.CSV", 0.4, 1)
+    assert {label for part in found.values() for label, _ in part} == {label for label, _ in ROWS}
+
+
 def bad(tmp_path: Path, name: str) -> Path:
     """A corpus with one thing wrong."""
     file = tmp_path / "posts.csv"
@@ -139,6 +147,15 @@ def bad(tmp_path: Path, name: str) -> Path:
             return tmp_path
         case "csv not utf-8":
             file.write_bytes("text,label\nnaïve,a\n".encode("latin-1"))
+        case "bytes":
+            kinds = Features({"text": Value("binary"), "label": Value("string")})
+            posts = {"text": [b"one", b"two"], "label": ["a", "b"]}
+            Dataset.from_dict(posts, features=kinds).to_parquet(str(tmp_path / "posts.parquet"))
+            return tmp_path / "posts.parquet"
+        case "twice":
+            as_csv(tmp_path / "train.csv", ROWS)
+            as_parquet(tmp_path / "train.parquet", ROWS)
+            return tmp_path
         case "columns":
             file.write_text("body,label\nx,a\n")
         case "parquet columns":
@@ -175,6 +192,8 @@ def bad(tmp_path: Path, name: str) -> Path:
         ("csv not utf-8", r"posts\.csv is not UTF-8 .*iconv"),
         ("columns", "lacks the column text; it has body, label"),
         ("parquet columns", "lacks the column label; it has text"),
+        ("bytes", "the column text is no text but .*binary"),
+        ("twice", r"has train more than once: train\.csv, train\.parquet; keep one"),
         ("no parquet", r"posts\.parquet cannot be read as parquet"),
         ("ragged", r"posts\.csv cannot be read as csv: .*line 3"),
         ("label", "row 2 has no label"),

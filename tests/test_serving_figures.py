@@ -94,6 +94,12 @@ def test_every_point_is_shown(tmp_path: Path) -> None:
     assert "rougher" not in page
     few = {"newsgroups": rows["newsgroups"] | {"enough_requests": False}}
     assert "rougher: newsgroups with the cascade on." in "".join(section(few, [], "deploy x", SLO_MS, tmp_path))
+    # No round met a rate that was too high, and the generator was never the limit.
+    assert "known less well: newsgroups with the cascade on, newsgroups with the cascade off, newsgroups-onnx" in page
+    assert "are void" not in page
+    void = {"newsgroups": rows["newsgroups"] | {"confirmed": True, "void_runs": 2}}
+    page_of_void = "".join(section(void, [], "deploy x", SLO_MS, tmp_path))
+    assert "2 runs are void" in page_of_void and "cascade on" not in page_of_void.partition("known less well")[2]
     assert "missed a gate" in page and "newsgroups and newsgroups-onnx cannot be told apart" in page
 
 
@@ -108,6 +114,7 @@ def serving(rounds: list[tuple[float, ...]], agreement: tuple[float, ...]) -> di
             "agreement": same,
             "rss_mb": memory,
             "macro_f1": 0.88,
+            "confirmed": True,
         }
         for name, found, same, memory in zip(NAMES, rounds, agreement, (900, 800, 700), strict=True)
     }
@@ -131,6 +138,12 @@ def test_the_recommendation_follows_its_rule(
     rounds: list[tuple[float, ...]], agreement: tuple[float, ...], expected: str
 ) -> None:
     assert recommendation(serving(rounds, agreement), SLO_MS).startswith(expected)
+
+
+def test_a_rough_capacity_is_called_so() -> None:
+    rows = serving([(38, 40, 42), (55, 60, 65), (85, 90, 95)], (1.0, 1.0, 0.99))
+    rows["newsgroups-onnx-int8"]["confirmed"] = False
+    assert recommendation(rows, SLO_MS).startswith("deploy newsgroups-onnx-int8: about 90 ")
 
 
 def test_a_difference_is_called_only_where_the_rounds_say_so() -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from stages import params
+from stages import stage as stage_module
 from stages.files import read_json
 from stages.params import ParamsError
 from stages.stage import TIMES, StageError, stage
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +45,38 @@ def test_an_unexpected_failure_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError), stage("fetch"):
         _ = 1 / 0
     assert not (TIMES / "fetch.json").exists()
+
+
+def test_times_of_another_run_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    TIMES.mkdir(parents=True)
+    came_with_the_commit = TIMES / "train.json"
+    came_with_the_commit.write_text('{"seconds": 539.7, "peak_memory_mib": 2993}')
+    os.utime(came_with_the_commit, (0, 0))
+    with stage("check"):
+        pass
+    printed = capsys.readouterr().out
+    assert "check" in printed and "train" not in printed
+
+
+def test_what_is_no_stage_leaves_no_time(capsys: pytest.CaptureFixture[str]) -> None:
+    with stage("tune", timed=False):
+        pass
+    assert not TIMES.exists() and not capsys.readouterr().out
+
+
+def test_a_run_began_with_its_dvc(tmp_path: Path) -> None:
+    """As in `dvc repro`, a shell lies between them."""
+    (tmp_path / "dvc").write_text(
+        "import subprocess, sys, time\nbegun = time.time()\ntime.sleep(0.5)\n"
+        "code = 'import stages.stage; print(stages.stage.run_began())'\n"
+        "shell = ['sh', '-c', f'{sys.executable} -c \"{code}\"; true']\n"
+        "print(begun, subprocess.run(shell, capture_output=True, text=True, check=True).stdout)\n"
+    )
+    command = [sys.executable, str(tmp_path / "dvc")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    begun, told = map(float, done.stdout.split())
+    assert told <= begun < told + 30
+    assert stage_module.run_began() == pytest.approx(psutil.Process().create_time())
 
 
 def test_success_writes_times_and_prints_those_so_far(capsys: pytest.CaptureFixture[str]) -> None:
