@@ -3,7 +3,8 @@
     python -m stages.reproduce                 # models from the DVC cache of this project, archives packed anew
     python -m stages.reproduce --from-scratch  # everything anew, as on a fresh machine
 
-Exit status 0 where all hashes are the same, 1 where one differs. Not a stage: it writes nothing here.
+Exit status 0 where all hashes are the same, 1 where one differs. Not a stage: it changes no file of the project.
+What comes out otherwise than it was recorded is added to the DVC cache, where that is used.
 """
 
 from __future__ import annotations

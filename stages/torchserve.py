@@ -21,6 +21,8 @@ from stages.stage import StageError
 
 SERVE = Path(__file__).resolve().parent.parent / "serve"
 TORCHSERVE = (sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--no-config-snapshots")
+# What TorchServe starts each worker with.
+WORKER = "model_service_worker.py"
 STOP_TIMEOUT = 15.0
 PORTS = ("inference_address", "management_address", "metrics_address", "grpc_inference_port", "grpc_management_port")
 
@@ -51,8 +53,8 @@ class Server:
 
     @property
     def workers(self) -> list[psutil.Process]:
-        """The Python processes that hold the model."""
-        return _children(self.frontend.pid, recursive=True)
+        """The Python processes that hold the model; another one, every minute, measures the machine."""
+        return [process for process in _children(self.frontend.pid, recursive=True) if _is_worker(process)]
 
     def resident_mb(self) -> float:
         """Resident memory of the front end and its workers, in megabytes (10^6 bytes)."""
@@ -67,7 +69,7 @@ class Server:
         return int(self._sum(lambda process: process.num_fds()))
 
     def _sum(self, measure: Callable[[psutil.Process], float]) -> float:
-        """Over all processes. One that ends meanwhile is left out: the front end starts a short one every minute."""
+        """Over all processes. One that ends meanwhile is left out."""
         total = 0.0
         for process in (self.frontend, *self.workers):
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -167,6 +169,12 @@ def _children(pid: int, recursive: bool) -> list[psutil.Process]:
         return psutil.Process(pid).children(recursive=recursive)
     except psutil.NoSuchProcess:
         return []
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        return any(Path(word).name == WORKER for word in process.cmdline())
+    return False
 
 
 def _stop(launcher: subprocess.Popen[bytes]) -> None:

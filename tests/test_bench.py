@@ -28,7 +28,7 @@ from tests.bench.growth import draw
 from tests.bench.kill import verdict
 from tests.bench.overload import halves, on, split
 from tests.bench.seeds import summary
-from tests.bench.stock import build_stock, ratios
+from tests.bench.stock import build_stock, ratio
 from tests.bench.traffic import Exchange
 from tests.bench.training import equal_score
 from tests.bench.workers import explaining
@@ -99,15 +99,14 @@ def test_the_stock_handler_finds_all_that_it_imports(tiny_bundle: Path, tmp_path
     assert done.returncode == 0, done.stderr
 
 
-def test_ratios_of_what_was_measured() -> None:
-    def measured(rps: float, f1: float) -> dict[str, float]:
-        return {"capacity_rps": rps, "saturated_rps": 2 * rps, "macro_f1": f1}
-
-    figures = {"ours": {"off": measured(30, 0.88), "on": measured(90, 0.89)}, "stock": measured(15, 0.87)}
-    found = ratios(figures)
-    assert found["capacity_rps_cascade_off_over_stock"] == 2 and found["capacity_rps_cascade_on_over_stock"] == 6
-    assert found["macro_f1_cascade_on_less_stock"] == 0.02
-    assert ratios({"noop": {}}) == {}
+def test_a_ratio_is_of_rounds() -> None:
+    # What slows a round slows both sides, and is in neither's favour.
+    assert ratio([30, 15, 60], [15, 7.5, 30]) == {"mean": 2, "low": 2, "high": 2}
+    found = ratio([20, 40, 80], [10, 10, 10])
+    # Twice, four and eight times: Student's t with two degrees of freedom, 4.303, times log(2) / sqrt(3).
+    assert found == {"mean": 4, "low": pytest.approx(0.715, abs=1e-3), "high": pytest.approx(22.38, abs=0.01)}
+    assert ratio([10], [5]) == {"mean": 2}
+    assert ratio([10, 20], [0, 5]) is None
 
 
 def test_growth_is_noticed() -> None:
@@ -116,6 +115,9 @@ def test_growth_is_noticed() -> None:
     worse = figures | {"problems": {"bad: no JSON": 2}, "mb_a_minute": {"all": 1.1}}
     worse["descriptors"] = {"first_half": 90, "second_half": 91}
     assert len(soak.grew(worse, 1.0)) == 3
+    # The workers gave back what the front end took.
+    hidden = figures | {"mb_a_minute": {"all": 0.2, "front end": 1.3, "workers": -1.1}}
+    assert soak.grew(hidden, 1.0) == ["memory of front end grew by 1.3 MB a minute"]
 
 
 def test_a_start_is_taken_apart_by_its_log() -> None:

@@ -38,7 +38,7 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Spread of each part, of what ships less the baseline, and of the share that the cascade answers; shares of 1.
 
-    runs: the files of `evaluate`. Raises StageError where they do not score the same posts.
+    runs: the files of `evaluate`. Raises StageError where they do not score as many posts.
     """
     tests = [run["test"] for run in runs]
     if len(posts := {test["posts"] for test in tests}) > 1:

@@ -1,21 +1,23 @@
-"""Our served model against TorchServe's stock Hugging Face handler: same posts, machine, threads and model work.
+"""Our served model against TorchServe's stock Hugging Face handler: the same weights, posts, machine and threads.
 
-    python -m tests.bench.stock --output ratios.json
-    python -m tests.bench.stock --archive outputs/model_store/newsgroups-onnx.mar --output onnx.json noop ours
-    python -m tests.bench.stock --precision bf16
+    python -m tests.bench.stock --output stock.json
+    python -m tests.bench.stock --output stock.json --sides newsgroups newsgroups-onnx-int8 -- limit
 
-First what the server itself costs (`noop`: a handler that does nothing), which bounds all; then `ours` with the
-cascade off and on, `stock`, and `limit`: the archive saturated, and in turn with it the same predictors in process, as
-many and in batches as large as the server's. Parts run in one go, or one by one: each adds its figures to --output, and
-the ratios are those of whatever is there.
+First what the server itself costs (`noop`: a handler that does nothing), which bounds all. Then `against`: the stock
+handler and ours, cascade off and on, all served at once and under load in turn, so that what slows the machine for a
+while is in nobody's favour; and `limit`: each of ours saturated, and in turn with it the same predictors in process, as
+many and in batches as large as the server's. Parts run in one go, or one by one: each adds its figures to --output.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import os
 import sys
 import tempfile
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,38 +28,40 @@ import numpy as np
 from sklearn.metrics import accuracy_score, f1_score
 from tqdm import tqdm
 
-from handlers.settings import PRECISIONS
 from stages.archive import build_archive
 from stages.benchmark import FIRST_RATE
 from stages.corpus import label_names, load_split
 from stages.files import read_json, write_json
+from stages.hardware import choose_device, choose_precision
 from stages.intervals import mean_interval
 from stages.package import HANDLERS, MODEL_CONFIG
-from stages.paths import SELECTED
+from stages.paths import MODEL_STORE, PREPARED, SELECTED
 from stages.stage import StageError
 from stages.torchserve import Server, serving
+from stages.variants import INT8
 from tests.bench import inprocess
 from tests.bench.archives import with_config
 from tests.bench.capacity import Load
 from tests.bench.client import Client
-from tests.bench.traffic import arguments, post, report
+from tests.bench.traffic import post, report
 from tests.bench.worker import parse
 
 BENCH = Path(__file__).resolve().parent
-PARTS = ("noop", "ours", "stock", "limit")
+PARTS = ("noop", "against", "limit")
+STOCK, BF16 = "stock", "newsgroups-bf16"
 CLIENTS = 8
 SATURATING = 32
 # Posts whose answers are scored, and of a saturated or in-process run: beside so many, its first and last second, when
 # not all clients wait for an answer, are few.
-SCORED, SATURATED = 1000, 2000
-LIMIT_ROUNDS = 3
+SCORED, SATURATED = 1000, 1000
+ROUNDS = 5
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What all parts share. The posts are those of a prepared split."""
+    """What all parts share. The posts are those of a prepared split. archives: ours, by the name of their side."""
 
-    archive: Path
+    archives: dict[str, Path]
     bundle: Path
     load: Load
 
@@ -73,52 +77,69 @@ class Bench:
             }
         return {f"users_{users}": {"rps": round(p.rps, 1), "p50_ms": round(p.p50_ms, 2)} for users, p in points.items()}
 
-    def ours(self, folder: Path) -> dict[str, Any]:
-        """Our archive: capacity and quality with the cascade off and on, and what it gets through when saturated."""
-        name = self.archive.stem
-        figures: dict[str, Any] = {"archive": self.archive.name}
-        with serving(self.archive, name) as server:
+    def against(self, folder: Path) -> dict[str, Any]:
+        """Of every side, cascade off and on: quality, what it gets through when saturated, capacity; and the ratios.
+
+        The stock handler knows no cascade, and is measured beside either.
+        """
+        stock = folder / f"{STOCK}.mar"
+        build_stock(stock, self.bundle)
+        figures: dict[str, Any] = {}
+        with contextlib.ExitStack() as stack:
+            served = [
+                (stack.enter_context(serving(archive, name)), name)
+                for name, archive in {STOCK: stock, **self.archives}.items()
+            ]
             for cascade, full_path in (("off", True), ("on", False)):
-                figures[cascade] = self._measure(server, name, folder / cascade, full_path)
+                figures[cascade] = self._measure(served, folder / cascade, full_path)
         return figures
 
-    def stock(self, folder: Path) -> dict[str, Any]:
-        """The stock handler with the weights of our bundle."""
-        archive = folder / "stock.mar"
-        build_stock(archive, self.bundle)
-        with serving(archive, archive.stem) as server:
-            return self._measure(server, archive.stem, folder / "stock", full_path=False)
-
     def limit(self, folder: Path) -> dict[str, Any]:
-        """Posts a second of the archive, saturated, and of its predictors in process, in turn; cascade off."""
+        """Posts a second of each archive, saturated, and of its predictors in process, in turn; cascade off."""
         texts, _, _ = self._sample(SATURATED)
-        name = self.archive.stem
-        served, in_process = [], []
-        with serving(self.archive, name) as server:
-            self._quality(server, name, {"fast_path": "off"})
-            for _ in range(LIMIT_ROUNDS):
-                served.append(self.load.closed(server, name, folder, SATURATING, SATURATED, full_path=True).rps)
-                in_process.append(inprocess.rate(self.archive, texts, fast_path=False))
-        shares = [one / other for one, other in zip(served, in_process, strict=True)]
-        mean, low, high = (round(value, 3) for value in mean_interval(shares))
-        return {
-            "served_rps": [round(value, 1) for value in served],
-            "in_process_rps": [round(value, 1) for value in in_process],
-            "share": {"mean": mean, "low": low, "high": high},
-        }
+        figures = {}
+        for name, archive in self.archives.items():
+            with serving(archive, name) as server:
+                self._quality(server, name, full_path=True)
+                pairs = [
+                    (
+                        self.load.closed(server, name, folder, SATURATING, SATURATED, full_path=True).rps,
+                        inprocess.rate(archive, texts, fast_path=False),
+                    )
+                    for _ in range(ROUNDS)
+                ]
+            figures[name] = {
+                "served_rps": [round(served, 1) for served, _ in pairs],
+                "in_process_rps": [round(alone, 1) for _, alone in pairs],
+                "share": ratio(*zip(*pairs, strict=True)),
+            }
+        return figures
 
-    def _measure(self, server: Server, name: str, folder: Path, full_path: bool) -> dict[str, Any]:
-        """Quality of the served answers, saturated throughput, and capacity within the objective."""
-        options = {"fast_path": "off"} if full_path else {}
-        quality = self._quality(server, name, options)
-        saturated = self.load.closed(server, name, folder, SATURATING, SATURATED, full_path)
-        found = self.load.capacity(server, name, folder, max(saturated.rps * FIRST_RATE, 1.0), full_path)
-        return quality | {"saturated_rps": round(saturated.rps, 1)} | found
+    def _measure(self, served: Sequence[tuple[Server, str]], folder: Path, full_path: bool) -> dict[str, Any]:
+        """Everything of all sides with the cascade off, or on."""
+        quality = [self._quality(server, name, full_path) for server, name in served]
+        saturated: list[list[float]] = [[] for _ in served]
+        for _ in range(self.load.rounds):
+            for (server, name), own in zip(served, saturated, strict=True):
+                own.append(self.load.closed(server, name, folder, SATURATING, SATURATED, full_path).rps)
+        starts = [max(FIRST_RATE * min(own), 1.0) for own in saturated]
+        found = self.load.capacities(served, folder, starts, full_path)
+        stock_rounds = list(found[0]["rounds_rps"].values())
+        sides = {}
+        for (_, name), good, most, each in zip(served, quality, saturated, found, strict=True):
+            sides[name] = good | {"saturated_rps": [round(value, 1) for value in most]} | each
+            if name != STOCK:
+                sides[name]["over_stock"] = {
+                    "capacity": ratio(list(each["rounds_rps"].values()), stock_rounds),
+                    "saturated": ratio(most, saturated[0]),
+                    "macro_f1": round(good["macro_f1"] - quality[0]["macro_f1"], 4),
+                }
+        return sides
 
-    def _quality(self, server: Server, name: str, options: dict[str, str]) -> dict[str, float]:
+    def _quality(self, server: Server, name: str, full_path: bool) -> dict[str, float]:
         """Accuracy and macro-F1 of the answers to SCORED posts; also warms the server up."""
         texts, truth, labels = self._sample(SCORED)
-        client = Client(server, name)
+        client, options = Client(server, name), {"fast_path": "off"} if full_path else {}
         with ThreadPoolExecutor(CLIENTS) as pool:
             replies = list(tqdm(pool.map(lambda text: client.post(post(text, **options)), texts), name, len(texts)))
         if wrong := [reply for reply in replies if reply.status != 200]:
@@ -146,17 +167,16 @@ def build_stock(archive: Path, bundle: Path) -> None:
     build_archive(archive, "1.0", BENCH / "stock_handler.py", MODEL_CONFIG, modules | files)
 
 
-def ratios(figures: dict[str, Any]) -> dict[str, float]:
-    """Ours over stock, of the parts that were measured."""
-    found = {}
-    ours, stock = figures.get("ours"), figures.get("stock")
-    if ours and stock:
-        for cascade in ("off", "on"):
-            for what in ("capacity_rps", "saturated_rps"):
-                if stock[what]:
-                    found[f"{what}_cascade_{cascade}_over_stock"] = round(ours[cascade][what] / stock[what], 2)
-            found[f"macro_f1_cascade_{cascade}_less_stock"] = round(ours[cascade]["macro_f1"] - stock["macro_f1"], 4)
-    return found
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float] | None:
+    """Geometric mean of ours over theirs, round by round, with its 95% interval; None where a round found nothing."""
+    if not (all(ours) and all(theirs)):
+        return None
+    bounds = mean_interval([math.log(one / other) for one, other in zip(ours, theirs, strict=True)])
+    return {
+        name: round(math.exp(value), 3)
+        for name, value in zip(("mean", "low", "high"), bounds, strict=True)
+        if value is not None
+    }
 
 
 def measure(bench: Bench, parts: Sequence[str], output: Path | None) -> dict[str, Any]:
@@ -167,28 +187,40 @@ def measure(bench: Bench, parts: Sequence[str], output: Path | None) -> dict[str
         before = round(os.getloadavg()[0], 1)
         with tempfile.TemporaryDirectory() as folder:
             figures[part] = getattr(bench, part)(Path(folder)) | {"load_before": before}
-        figures["ratios"] = ratios(figures)
         if output:
             write_json(output, figures)
     return figures
 
 
+def sides(store: Path, names: Sequence[str], folder: Path) -> dict[str, Path]:
+    """The archives of these sides; BF16 is PyTorch's with its engine in that precision."""
+    torch = store / "newsgroups.mar"
+    return {
+        name: with_config(torch, folder, precision="bf16") if name == BF16 else store / f"{name}.mar" for name in names
+    }
+
+
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = arguments(__doc__)
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)} (default: all)")
-    parser.add_argument("--precision", choices=PRECISIONS, help="of our PyTorch engine, instead of the archive's own")
+    usual = ["newsgroups", *([BF16] if choose_precision("auto", choose_device()) == "bf16" else []), INT8]
+    parser.add_argument("--sides", nargs="+", default=usual, help=f"archives, and {BF16} (default: {' '.join(usual)})")
     parser.add_argument("--bundle", type=Path, default=SELECTED, help="folder with the weights of the stock handler")
+    parser.add_argument("--posts", type=Path, default=PREPARED / "test.parquet")
+    parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--slo-ms", type=float, default=250)
     parser.add_argument("--steps", type=int, default=3, help="of the search for the capacity")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="in which all sides take turns")
+    parser.add_argument("--output", type=Path, help="JSON file for the figures, which are printed as well")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"unknown part {unknown.pop()!r}: choose of {', '.join(PARTS)}")
-    load = Load(options.posts, options.seed, options.slo_ms, options.steps)
+    load = Load(options.posts, options.seed, options.slo_ms, options.steps, rounds=options.rounds)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            archive = with_config(options.archive, Path(folder), precision=options.precision)
-            figures = measure(Bench(archive, options.bundle, load), options.parts or PARTS, options.output)
+            archives = sides(MODEL_STORE, options.sides, Path(folder))
+            figures = measure(Bench(archives, options.bundle, load), options.parts or PARTS, options.output)
     except StageError as error:
         sys.exit(f"stock: {error}")
     report(figures, options.output)

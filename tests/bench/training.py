@@ -217,7 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candidate", default="minilm")
     parser.add_argument("--posts", type=int, default=960, help="of the training split")
-    parser.add_argument("--validation", type=int, default=300, help="posts that both are scored on")
+    parser.add_argument("--validation", type=int, default=1000, help="posts that both are scored on")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--most-epochs", type=int, default=6, help="of the stock side, for an equal score")
     parser.add_argument("--precision", default="auto", help="of this project's side")
