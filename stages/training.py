@@ -37,8 +37,6 @@ EVALUATION_TOKENS = 8192
 CHECKPOINT_STEPS = 100
 PROBE_LR = 1e-3
 PROBE_BATCH = 256
-# Posts whose features the head is trained on first. Their pass through the encoder is what the probe costs.
-PROBE_POSTS = 3000
 
 
 @dataclass
@@ -250,18 +248,14 @@ class Trainer:
         """Train the head alone on frozen features first, so that its first large gradients do not spoil the encoder.
 
         Linear probing, then fine-tuning: Kumar et al. 2022, https://arxiv.org/abs/2202.10054. Every process trains the
-        same head on the features that all have computed; where hardware rounds unlike, the first one's counts. Of many
-        posts PROBE_POSTS will do, drawn at random and seen the more often.
+        same head on the features that all have computed; where hardware rounds unlike, the first one's counts.
         """
-        train, device = self.train, self.accelerator.device
-        drawn = sorted(torch.randperm(len(train.ids), device="cpu")[:PROBE_POSTS].tolist())
-        with self.bar(total=len(drawn), unit="post", desc="probe", leave=False) as bar:
-            rows = self.run(self.model.features, [train.ids[i] for i in drawn], bar)
-        features = torch.from_numpy(rows).to(device)
-        labels = torch.tensor([train.labels[i] for i in drawn], device=device)
+        with self.bar(total=len(self.train.ids), unit="post", desc="probe", leave=False) as bar:
+            features = torch.from_numpy(self.run(self.model.features, self.train.ids, bar)).to(self.accelerator.device)
+        labels = torch.tensor(self.train.labels, device=self.accelerator.device)
         optimizer = build_optimizer(self.model.head, PROBE_LR, self.settings.weight_decay)
         self.model.head.train()
-        for _ in range(round(self.settings.probe_epochs * len(train.ids) / len(drawn))):
+        for _ in range(self.settings.probe_epochs):
             for batch in torch.randperm(len(labels), device="cpu").split(PROBE_BATCH):
                 chosen = batch.to(self.accelerator.device)
                 loss = nn.functional.cross_entropy(self.model.head(features[chosen]), labels[chosen], self.weights)

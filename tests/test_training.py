@@ -240,22 +240,6 @@ def test_probe_moves_the_head_alone(tiny_bundle: Path, split: Split) -> None:
     assert moved == {name for name in before if name.startswith("head.")}
 
 
-def test_the_probe_reads_few_posts_of_many(tiny_bundle: Path, split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stages.training.PROBE_POSTS", 4)
-    made, read = trainer(tiny_bundle, split), []
-    features = made.model.features
-
-    def counted(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        read.extend(ids.tolist())
-        return features(ids, mask)
-
-    monkeypatch.setattr(made.model, "features", counted)
-    before = weights(made)["head.0.weight"].clone()
-    made.probe()
-    assert len(read) == 4 < len(split.ids)
-    assert not torch.equal(weights(made)["head.0.weight"], before)
-
-
 @pytest.mark.parametrize("change", [{"label_smoothing": 0.3}, {"class_weights": True}])
 def test_a_setting_changes_what_is_learned(
     tiny_bundle: Path, corpus: tuple[list[str], list[int]], tmp_path: Path, change: dict[str, Any]
