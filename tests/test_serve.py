@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -22,7 +23,7 @@ from jsonschema import Draft202012Validator
 
 from handlers.drift import WINDOW
 from handlers.requests import MAX_BYTES, MAX_POSTS
-from handlers.schema import reply_schema
+from handlers.schema import PROVENANCE_FILE, reply_schema
 from serve import ready
 from stages.archive import build_archive
 from stages.torchserve import Server, serving
@@ -69,10 +70,19 @@ class Client:
     server: Server
 
     def post(
-        self, body: bytes, media: str = "application/json", path: str = f"/predictions/{MODEL}"
+        self, body: bytes, media: str = "application/json", path: str = f"/predictions/{MODEL}", **more: str
     ) -> tuple[int, bytes]:
-        headers = {"Authorization": f"Bearer {self.key('inference')}", "Content-Type": media}
+        headers = {"Authorization": f"Bearer {self.key('inference')}", "Content-Type": media, **more}
         return self._ask(urllib.request.Request(self.server.url + path, data=body, headers=headers))
+
+    def described(self) -> dict[str, Any]:
+        """What the management address says of the model."""
+        url = f"{self.server.management_url}/models/{MODEL}?customized=true"
+        headers = {"Authorization": f"Bearer {self.key('management')}"}
+        status, body = self._ask(urllib.request.Request(url, headers=headers))
+        assert status == 200, body
+        [model] = json.loads(body)
+        return model
 
     def raw(self, request: bytes) -> bytes:
         """What a request gets that no client library would send."""
@@ -110,7 +120,8 @@ def client(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("serve")
     (folder / "faulty.py").write_text(HANDLER)
     code = {f"handlers/{path.name}": path for path in (ROOT / "handlers").glob("*.py")}
-    model = {path.name: path for path in tiny_bundle.iterdir()}
+    (folder / PROVENANCE_FILE).write_text('{"data": "nine posts"}')
+    model = {path.name: path for path in (*tiny_bundle.iterdir(), folder / PROVENANCE_FILE)}
     archive = folder / f"{MODEL}.mar"
     build_archive(archive, "1.0", folder / "faulty.py", ROOT / "serve" / "newsgroups.yaml", code | model)
     with serving(archive, MODEL) as server:
@@ -127,6 +138,16 @@ def told(client: Client, name: str, expected: float, **labels: str) -> float:
     while (found := value(client.scrape(), name, **labels)) != pytest.approx(expected) and time.monotonic() < end:
         time.sleep(0.05)
     return found
+
+
+def test_the_model_is_described_to_who_manages_it_alone(client: Client) -> None:
+    described = client.described()["customizedMetadata"]
+    assert described["labels"] == list(LABELS) and described["provenance"] == {"data": "nine posts"}
+    # The front end passes on whatever header a client makes up.
+    for body in (b'{"text": "the rocket reached orbit"}', b""):
+        status, answer = client.post(body, describe="True")
+        assert "provenance" not in json.loads(answer)
+        assert status == (200 if body else 400)
 
 
 def test_every_answer_and_refusal_is_counted(client: Client) -> None:
