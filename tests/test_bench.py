@@ -137,13 +137,13 @@ def test_an_archive_with_other_settings_differs_in_nothing_else(tiny_bundle: Pat
     usual = torch_archive(tiny_bundle, tmp_path / "newsgroups.mar")
     assert with_config(usual, tmp_path) == usual
     (tmp_path / "other").mkdir()
-    copy = with_config(usual, tmp_path / "other", workers=2, precision="bf16")
+    copy = with_config(usual, tmp_path / "other", workers=2, precision="bf16", queue=16)
     with zipfile.ZipFile(usual) as one, zipfile.ZipFile(copy) as two:
         assert one.namelist() == two.namelist()
         changed = [name for name in one.namelist() if one.read(name) != two.read(name)]
         config = yaml.safe_load(two.read("newsgroups.yaml"))
     assert changed == ["newsgroups.yaml"] and (config["minWorkers"], config["maxWorkers"]) == (2, 2)
-    assert config["handler"] == {"fast_path": True, "precision": "bf16"}
+    assert config["handler"] == {"fast_path": True, "precision": "bf16"} and config["jobQueueSize"] == 16
 
 
 def test_predictors_in_process_get_all_posts_through(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -29,10 +29,12 @@ def torch_archive(bundle: Path, target: Path) -> Path:
     return target
 
 
-def with_config(archive: Path, folder: Path, workers: int | None = None, precision: str | None = None) -> Path:
-    """A copy of the archive in `folder` that asks for so many workers, which share the cores, or for that precision of
-    its PyTorch engine; the archive itself where neither is given."""
-    if workers is None and precision is None:
+def with_config(
+    archive: Path, folder: Path, workers: int | None = None, precision: str | None = None, queue: int | None = None
+) -> Path:
+    """A copy of the archive in `folder` that asks for so many workers, which share the cores, for that precision of its
+    PyTorch engine, or for a queue of so many requests; the archive itself where none is given."""
+    if (workers, precision, queue) == (None, None, None):
         return archive
 
     def change(config: dict[str, Any]) -> None:
@@ -40,6 +42,8 @@ def with_config(archive: Path, folder: Path, workers: int | None = None, precisi
             config |= {"minWorkers": workers, "maxWorkers": workers}
         if precision is not None:
             config["handler"]["precision"] = precision
+        if queue is not None:
+            config["jobQueueSize"] = queue
 
     return reconfigured(archive, folder / archive.name, change)
 

@@ -2,10 +2,10 @@
 
     python -m tests.bench.overload --times 4 --seconds 60 --apart
 
---capacity is requests a second; without it, a search finds it first. A generator of so many requests takes most of a
-core: with --apart none that the server has, which is then measured with half of the machine. Exit status 1 where the
-99th percentile of the refusals or of the accepted requests, counted from when they were sent, was over its objective,
-or anything but a refusal failed.
+--capacity is requests a second; without it, a search finds it first. --queue is how many requests may wait, where that
+is not to be the server's own. A generator of so many requests takes most of a core: with --apart none that the server
+has, which is then measured with half of the machine. Exit status 1 where the 99th percentile of the refusals or of the
+accepted requests, counted from when they were sent, was over its objective, or anything but a refusal failed.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from stages.files import read_json
 from stages.loadrun import run as run_locust
 from stages.stage import StageError
 from stages.torchserve import Server, serving
+from tests.bench.archives import with_config
 from tests.bench.capacity import Load
 from tests.bench.traffic import arguments, report
 
@@ -140,11 +141,14 @@ def main() -> None:
     parser.add_argument("--times", type=float, default=4)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--apart", action="store_true", help="server and generator on half of the cores each")
+    parser.add_argument("--queue", type=int, help="jobQueueSize of the archive")
     parser.add_argument("--slo-ms", type=float, default=250, help="p99 of accepted requests")
     parser.add_argument("--refusal-ms", type=float, default=50, help="p99 of refusals")
     o = parser.parse_args()
     try:
-        figures = run(o.archive, o.posts, o.seed, o.slo_ms, o.capacity, o.times, o.seconds, apart=o.apart)
+        with tempfile.TemporaryDirectory() as folder:
+            archive = with_config(o.archive, Path(folder), queue=o.queue)
+            figures = run(archive, o.posts, o.seed, o.slo_ms, o.capacity, o.times, o.seconds, apart=o.apart)
     except StageError as error:
         sys.exit(f"overload: {error}")
     report(figures, o.output)
