@@ -127,7 +127,12 @@ def choose_reject(probabilities: np.ndarray, labels: np.ndarray, precision: floa
     # Posts that are equally sure are answered all or none.
     reached[:-1] &= ranked[1:] < ranked[:-1]
     if not reached.any():
-        log.warning("no threshold reaches a precision of %s on validation: nearly every answer abstains", precision)
+        log.warning(
+            "%s posts of validation prove of no threshold that answers above it are right %s of the time: nearly every "
+            "answer abstains; lower fuse.precision, or give more posts",
+            len(labels),
+            precision,
+        )
         return 1.0
     last = int(np.flatnonzero(reached)[-1])
     return 0.0 if last == len(labels) - 1 else float(ranked[last])
