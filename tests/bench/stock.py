@@ -53,7 +53,7 @@ CLIENTS = 8
 SATURATING = 32
 # Posts whose answers are scored, and of a saturated or in-process run: beside so many, its first and last second, when
 # not all clients wait for an answer, are few.
-SCORED, SATURATED = 1000, 1000
+SCORED, SATURATED = 1000, 600
 ROUNDS = 5
 
 
