@@ -148,7 +148,7 @@ def test_rates_cannot_take_longer_than_they_may(
     text = (request.config.rootpath / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(text.replace("least_seconds: 8", "least_seconds: 30"))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="least_seconds is 30; allowed: at most most_seconds, 12"):
+    with pytest.raises(SystemExit, match=r"least_seconds is 30; allowed: at most most_seconds, \d+$"):
         main()
 
 
