@@ -53,7 +53,8 @@ rows = [{"text": "the rocket reached orbit", "fast_path": "off"}, {"text": "the 
 headers = [{}, {"explain": "True"}, {"describe": "True"}]
 kind = {"body": {"content-type": "application/json"}}
 context.request_processor = [RequestProcessor(kind | more) for more in headers]
-bodies = service._entry_point([{"body": row} for row in rows], context)
+# The front end asks for a description with the header alone.
+bodies = service._entry_point([{} if row is None else {"body": row} for row in rows], context)
 known = ("sklearn", "datasets", "shap", "lime", "matplotlib", "pandas", "nltk", "dvc", "stages", "transformers",
          "handlers.model", "handlers.torch_engine", "onnxruntime")
 print(json.dumps({"bodies": [json.loads(body) for body in bodies], "touched": touched,

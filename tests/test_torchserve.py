@@ -215,9 +215,11 @@ def test_a_failure_inside_still_stops_the_server(tmp_path: Path, monkeypatch: py
 
 # Serves as the benchmark does, but for a server that only sleeps; a child that says when it is up.
 SERVES = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from stages import torchserve
+# Under nohup it would be ignored, and stay so.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 torchserve.TORCHSERVE = ("sh", "-c", "sleep 60")
 torchserve.STOP_TIMEOUT = 0.1
 torchserve._wait = lambda launcher, *_: print(launcher.pid, flush=True)
