@@ -2,9 +2,9 @@
 
     python -m tests.bench.soak --minutes 30
 
-Predictions, explanations, long posts and bad bodies, from clients that always wait for an answer: the cores have no
-rest. Exit status 1 where resident memory, of the whole or of the front end or the workers alone, grew by more than
---slope megabytes a minute after the warm-up, descriptors grew, or an answer was not as promised.
+Predictions, explanations, long posts and bad bodies, from clients that send again as soon as they are answered. Exit
+status 1 where resident memory, of the whole or of the front end or the workers alone, grew by more than --slope
+megabytes a minute after the warm-up, descriptors grew, or an answer was not as promised.
 """
 
 from __future__ import annotations

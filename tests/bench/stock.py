@@ -106,7 +106,7 @@ class Bench:
                         self.load.closed(server, name, folder, SATURATING, SATURATED, full_path=True).rps,
                         inprocess.rate(archive, texts, fast_path=False),
                     )
-                    for _ in range(ROUNDS)
+                    for _ in range(self.load.rounds)
                 ]
             figures[name] = {
                 "served_rps": [round(served, 1) for served, _ in pairs],
@@ -211,7 +211,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--slo-ms", type=float, default=250)
     parser.add_argument("--steps", type=int, default=3, help="of the search for the capacity")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="in which all sides take turns")
+    parser.add_argument(
+        "--rounds", type=int, default=ROUNDS, help="in which the sides, or server and predictors, take turns"
+    )
     parser.add_argument("--output", type=Path, help="JSON file for the figures, which are printed as well")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
