@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from handlers.memory import give_back_freed_memory, keep_few_kernels, keep_freed_memory
-from handlers.model import Classifier
+from handlers.model import Classifier, avoid_planned_attention
 from handlers.settings import PRECISIONS
 from handlers.text import pad
 
@@ -24,6 +24,7 @@ class TorchEngine:
         """precision: one of PRECISIONS, of the weights and all that is computed; the logits are float32 again."""
         keep_freed_memory()
         keep_few_kernels()
+        avoid_planned_attention()
         self.model = Classifier.load(bundle).to(device, getattr(torch, PRECISIONS[precision]))
         self.device = torch.device(device)
         self.labels = self.model.config.labels

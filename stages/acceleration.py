@@ -10,7 +10,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 
 from handlers.memory import keep_few_kernels, keep_freed_memory
-from handlers.model import plain_attention
+from handlers.model import avoid_planned_attention, plain_attention
 from stages.hardware import choose_device, choose_precision, use_own_cores
 from stages.stage import StageError
 
@@ -30,9 +30,7 @@ def build_accelerator(asked: str) -> Accelerator:
     use_own_cores()
     keep_freed_memory()
     keep_few_kernels()
-    # It plans anew for every shape, and each batch has another: without it 159 steps of MiniLM on an H200 took 2.5 s in
-    # place of 5.4.
-    torch.backends.cuda.enable_cudnn_sdp(False)
+    avoid_planned_attention()
     state = processes()
     # One measures for all: processes that differ in precision would not train the same model.
     precision = broadcast_object_list([choose_precision(asked, state.device)])[0]

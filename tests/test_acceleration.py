@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import BertConfig, BertModel
 
+from handlers.torch_engine import TorchEngine
 from stages.acceleration import attention, build_accelerator
 
 
@@ -36,10 +40,13 @@ def test_bf16_on_a_cpu_does_without_the_fused_kernel(
     assert passed(encoder)[2] == before, "what it was is put back"
 
 
-def test_a_gpu_does_without_attention_that_is_planned_for_each_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("start", [lambda _: build_accelerator("float32"), TorchEngine], ids=["training", "serving"])
+def test_a_gpu_does_without_attention_that_is_planned_for_each_shape(
+    start: Callable[[Path], object], tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("stages.hardware.torch.cuda.is_available", lambda: False)
     torch.backends.cuda.enable_cudnn_sdp(True)
-    build_accelerator("float32")
+    start(tiny_bundle)
     assert not torch.backends.cuda.cudnn_sdp_enabled()
     # The others stay, faster than the plain products there.
     assert torch.backends.cuda.flash_sdp_enabled() and torch.backends.cuda.mem_efficient_sdp_enabled()
