@@ -1,7 +1,8 @@
 """What cleaning, augmentation and each part of training are worth on validation: `python -m stages.ablation [part ...]`
 
-No stage of the pipeline. Parts: splits, cleaning, raw, augmentation, training; all where none is named. Each cell of a
-table is kept as soon as it is measured, so that a run can be interrupted; `outputs/checkpoints/ablation.json` has them.
+No stage of the pipeline. Parts: splits, cleaning, raw, wide, augmentation, training; all where none is named. Each cell
+of a table is kept as soon as it is measured, so that a run can be interrupted; `outputs/checkpoints/ablation.json` has
+them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dataclasses
 import functools
 import logging
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,20 +23,22 @@ from matplotlib.figure import Figure
 from sklearn.metrics import f1_score
 
 from handlers.text import Encoder
+from stages import wide
 from stages.acceleration import build_accelerator
 from stages.augment import augmented_copies, with_copies
 from stages.baseline import fit
 from stages.checkpoint import fingerprint
 from stages.corpus import RAW_COLUMNS, features, label_names, load_split
 from stages.fetch import posts_from_sklearn
-from stages.files import read_json, replacing, write_json
+from stages.files import read_json, replacing, sha256, write_json
 from stages.intervals import mean_interval
 from stages.metrics import rounded
-from stages.params import REMOVABLE, SPLITS, Params, load
-from stages.paths import CHECKPOINTS, METRICS, PLOTS, PRETRAINED, RAW, WORDNET
+from stages.params import REMOVABLE, SPLITS, Params, Train, load
+from stages.paths import CHECKPOINTS, METRICS, PLOTS, PRETRAINED, PROJECT, RAW, WORDNET
 from stages.prepare import build_cleaning, clean_split
 from stages.splitting import split_validation
 from stages.stage import StageError, stage
+from stages.train import CODE as TRAINING_CODE
 from stages.train import build, encode
 from stages.training import Trainer
 
@@ -54,24 +58,28 @@ CLEANINGS = {
 }
 REMOVALS = {"nothing removed": (), **{f"{part} removed": (part,) for part in REMOVABLE}, "all three removed": REMOVABLE}
 AUGMENTATIONS = {"none": (0, 0), "synonyms": (1, 0), "deletion": (0, 1), "both": (1, 1)}
-# What training does, one thing at a time left out or changed.
-INGREDIENTS: dict[str, dict[str, Any]] = {
-    "as it is": {},
-    "no dense layer in the head": {"head": ()},
-    "first token in place of the mean": {"pooling": "cls"},
-    "attention in place of the mean": {"pooling": "attention"},
-    "no linear probe first": {"probe_epochs": 0},
-    "no label smoothing": {"label_smoothing": 0.0},
-    "no dropout": {"dropout": 0.0},
-    "half the window": {"max_tokens": 64},
-}
-PARTS = ("splits", "cleaning", "raw", "augmentation", "training")
-# Tables of gains over their first row.
+# Terms that the wide part may have at most.
+WIDE_TERMS = (25_000, 50_000, 100_000, 200_000, 400_000)
+PARTS = ("splits", "cleaning", "raw", "wide", "augmentation", "training")
+# Tables of gains over their first row, and those without the transformer.
 GAINS = ("augmentation", "training")
+LINEAR_ALONE = ("splits", "wide")
+# What measures a cell, besides this module.
+CODE = (
+    *TRAINING_CODE,
+    "handlers/linear.py",
+    "stages/augment.py",
+    "stages/augmentation.py",
+    "stages/baseline.py",
+    "stages/prepare.py",
+    "stages/splitting.py",
+    "stages/tfidf.py",
+    "stages/wide.py",
+)
 
 
 class Cells:
-    """Measured cells by name, kept on disk; those of other parameters are forgotten."""
+    """Measured cells by name, kept on disk; those of another fingerprint are forgotten."""
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self._path = path
@@ -184,6 +192,48 @@ def gain_rows(
         yield [name, *rounded(mean_interval(scores)), *rounded(mean_interval(gains)), round(seconds[0] / seconds[1], 2)]
 
 
+def wide_rows(train: Dataset, validation: Dataset, params: Params, cells: Cells) -> Iterator[list[Any]]:
+    """Rows of the most terms allowed, the terms there are, validation macro-F1 of the wide part, its size in MB, and
+    microseconds that it takes for a post."""
+    for most in WIDE_TERMS:
+        cell = cells.measure(f"wide: {most} terms", lambda most=most: wide_score(train, validation, most, params))
+        yield [most, *(cell[name] for name in ("terms", "validation", "megabytes", "microseconds"))]
+
+
+def wide_score(train: Dataset, validation: Dataset, most: int, params: Params) -> dict[str, float]:
+    """The wide part with at most so many terms: its terms, its validation macro-F1, what it weighs and takes."""
+    linear = wide.fit(
+        list(train["clean"]), list(train["label"]), dataclasses.replace(params.wide, max_terms=most), params.seed
+    )
+    texts = list(validation["clean"])
+    started = time.perf_counter()
+    predicted = linear.scores(texts).argmax(axis=1)
+    seconds = time.perf_counter() - started
+    with tempfile.TemporaryDirectory() as folder:
+        linear.save(Path(folder))
+        size = sum(path.stat().st_size for path in Path(folder).iterdir())
+    return {
+        "terms": len(linear.terms),
+        "validation": round(float(f1_score(validation["label"], predicted, average="macro")), 4),
+        "megabytes": round(size / 1e6, 1),
+        "microseconds": round(1e6 * seconds / len(texts)),
+    }
+
+
+def ingredients(settings: Train) -> dict[str, dict[str, Any]]:
+    """What training does, one thing at a time left out or changed: changes to the section train, by name."""
+    return {
+        "as it is": {},
+        "no dense layer in the head": {"head": ()},
+        "first token in place of the mean": {"pooling": "cls"},
+        "attention in place of the mean": {"pooling": "attention"},
+        "no linear probe first": {"probe_epochs": 0},
+        "no label smoothing": {"label_smoothing": 0.0},
+        "no dropout": {"dropout": 0.0},
+        "half the window": {"max_tokens": settings.max_tokens // 2},
+    }
+
+
 def augmented_score(
     seed: int, train: Dataset, validation: Dataset, synonyms: float, deletion: float, params: Params
 ) -> dict[str, float]:
@@ -245,9 +295,11 @@ def main() -> None:
         if unknown := set(parts) - set(PARTS):
             raise StageError(f"no part {', '.join(sorted(unknown))}: the parts are {', '.join(PARTS)}")
         params = load()
-        measured_with = fingerprint([dataclasses.asdict(params), POSTS, VALIDATION_POSTS, EPOCHS])
-        cells = Cells(CHECKPOINTS / "ablation.json", measured_with)
         raw, test = load_split(RAW, "train"), load_split(RAW, "test")
+        posts = [split[column][:] for split in (raw, test) for column in ("text", "label")]
+        code = [sha256(path) for path in (Path(__file__), *(PROJECT / name for name in CODE))]
+        budget = [POSTS, VALIDATION_POSTS, EPOCHS]
+        cells = Cells(CHECKPOINTS / "ablation.json", fingerprint([dataclasses.asdict(params), budget, posts, code]))
         path = METRICS / "ablation.json"
         tables = read_json(path) if path.is_file() else {}
         if "splits" in parts:
@@ -258,9 +310,11 @@ def main() -> None:
         if "raw" in parts:
             variants = {name: lambda remove=remove: (raw_posts(remove), {}) for name, remove in REMOVALS.items()}
             tables["raw"] = list(cleaning_rows(variants, params, cells))
-        if {"augmentation", "training"} & set(parts):
+        if {"wide", "augmentation", "training"} & set(parts):
             whole, _ = clean_split(raw, build_cleaning(params.prepare), 0)
             splits = split_validation(whole, params.prepare.split, params.prepare.validation, params.seed)
+        if "wide" in parts:
+            tables["wide"] = list(wide_rows(*splits, params, cells))
         if "augmentation" in parts:
             rates = params.augment.synonym_rate, params.augment.deletion_rate
             variants = {
@@ -280,11 +334,11 @@ def main() -> None:
                 name: functools.partial(
                     changed_score, train=splits[0], validation=splits[1], changes=changes, params=params
                 )
-                for name, changes in INGREDIENTS.items()
+                for name, changes in ingredients(params.train).items()
             }
             tables["training"] = list(gain_rows("training", variants, cells))
         write_json(path, tables)
-        with_transformer = {name: rows for name, rows in tables.items() if name != "splits"}
+        with_transformer = {name: rows for name, rows in tables.items() if name not in LINEAR_ALONE}
         if with_transformer:
             plot(PLOTS / "ablation.png", with_transformer)
 

@@ -28,11 +28,13 @@ from stages.acceleration import build_accelerator
 from stages.augment import augmented_copies, with_copies
 from stages.checkpoint import fingerprint
 from stages.corpus import label_names, load_split
+from stages.files import sha256
 from stages.interruption import InterruptionError
 from stages.params import Augment, Train, load
-from stages.paths import PREPARED, PRETRAINED, TUNING, WORDNET
+from stages.paths import PREPARED, PRETRAINED, PROJECT, TUNING, WORDNET
 from stages.presets import PRESETS
 from stages.stage import StageError, stage
+from stages.train import CODE as TRAINING_CODE
 from stages.train import build, encode
 from stages.training import Trainer
 from stages.tuning_report import write_report
@@ -42,6 +44,8 @@ STARTUP_TRIALS = 5
 # Widths of the dense layer, 0 for none; tokens of a post that are read.
 HEADS = (0, 192, 384, 768)
 WINDOWS = (64, 128, 192)
+# What computes a trial, besides this module.
+CODE = (*TRAINING_CODE, "stages/augment.py", "stages/augmentation.py")
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +141,8 @@ def study_name(task: Task) -> str:
     """The candidate, and a fingerprint of all that its trials share: figures of anything else do not compare."""
     posts = [[split["clean"][:], split["label"][:]] for split in (task.train, task.validation)]
     settings = {key: value for key, value in asdict(task.settings).items() if key != "candidates"}
-    shared = [settings, asdict(task.augment), task.seed, posts]
+    code = [sha256(PROJECT / name) for name in CODE]
+    shared = [settings, asdict(task.augment), task.seed, posts, code]
     return f"{task.candidate.name}-{len(task.train)}-{task.settings.epochs}-{fingerprint(shared)}"
 
 

@@ -16,7 +16,7 @@ from stages import ablation
 from stages.ablation import Cells, plot, sample
 from stages.corpus import RAW_COLUMNS, features, save_split
 from stages.files import read_json
-from stages.params import SPLITS
+from stages.params import SPLITS, load
 from tests.conftest import LABELS
 
 
@@ -79,17 +79,28 @@ def test_parts_run_on_a_tiny_checkpoint(
     # Augmentation by deletion alone looks no word up.
     monkeypatch.setattr("stages.augment.WordNet", lambda _folder: lambda _word: [])
     monkeypatch.setattr(ablation, "SEEDS", (1, 2))
-    monkeypatch.setattr("sys.argv", ["ablation", "splits", "cleaning", "augmentation", "training"])
+    monkeypatch.setattr("sys.argv", ["ablation", "splits", "cleaning", "wide", "augmentation", "training"])
+    monkeypatch.setattr(ablation, "WIDE_TERMS", (5, 1000))
     ablation.main()
     tables = read_json(ablation.METRICS / "ablation.json")
     assert [row[0] for row in tables["splits"]] == list(SPLITS)
     assert [row[0] for row in tables["cleaning"]] == list(ablation.CLEANINGS)
+    (few, *small), (many, *large) = tables["wide"]
+    assert (few, small[0]) == (5, 5) and many == 1000 and 5 < large[0] < 1000
+    assert small[2] <= large[2] and all(0 <= row[1] <= 1 and row[3] > 0 for row in (small, large))
     for table, first in (("augmentation", "none"), ("training", "as it is")):
         rows = {row[0]: row[1:] for row in tables[table]}
         assert rows[first][3:] == [0, 0, 0, 1]
         assert all(0 <= row[0] <= 1 and row[6] > 0 for row in rows.values())
-    assert list(rows) == list(ablation.INGREDIENTS)
+    assert list(rows) == list(ablation.ingredients(load().train))
     assert (ablation.PLOTS / "ablation.png").is_file()
+    measured = (ablation.CHECKPOINTS / "ablation.json").read_text(encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["ablation", "splits"])
+    ablation.main()
+    assert (ablation.CHECKPOINTS / "ablation.json").read_text(encoding="utf-8") == measured
+    monkeypatch.setattr(ablation, "CODE", ablation.CODE[1:])
+    ablation.main()
+    assert read_json(ablation.CHECKPOINTS / "ablation.json")["cells"].keys() == {f"split: {how}" for how in SPLITS}
     monkeypatch.setattr("sys.argv", ["ablation", "everything"])
-    with pytest.raises(SystemExit, match="the parts are splits, cleaning, raw, augmentation, training"):
+    with pytest.raises(SystemExit, match="the parts are splits, cleaning, raw, wide, augmentation, training"):
         ablation.main()
