@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ SPLITS = ("random", "late", "duplicates", "thread")
 IMPORTANCES = ("tfidf", "gradient")
 PRECISIONS = ("auto", "float32", "bf16", "fp16")
 SCHEDULES = ("linear", "cosine")
+# It is an argument of the archiver, goes into the manifest, and may become a part of a file's name.
+VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*")
 
 
 class ParamsError(StageError):
@@ -33,19 +36,24 @@ def one_of(*allowed: str, members: int = 0) -> Any:
     return _checked(lambda value: value in allowed, "one of " + ", ".join(allowed), members)
 
 
-def between(low: float, high: float, members: int = 0) -> Any:
-    """A number field, or each member of a tuple field of at least `members`, with both bounds included."""
-    return _checked(lambda value: low <= value <= high, f"{low} to {high}", members)
+def between(low: float, high: float, members: int = 0, at_most: str | None = None) -> Any:
+    """A number field, or each member of a tuple field of at least `members`, with both bounds included.
+
+    at_most: another key of the section, whose value this one may not exceed.
+    """
+    allowed = f"{low} to {high}" + (f", at most {at_most}" if at_most else "")
+    return _checked(lambda value: low <= value <= high, allowed, members, at_most)
 
 
-def _checked(test: Callable[[Any], bool], allowed: str, members: int) -> Any:
-    return dataclasses.field(metadata={"test": test, "allowed": allowed, "members": members})
+def _checked(test: Callable[[Any], Any], allowed: str, members: int = 0, at_most: str | None = None) -> Any:
+    metadata = {"test": test, "allowed": allowed, "members": members, "at_most": at_most}
+    return dataclasses.field(metadata=metadata)
 
 
 @dataclass(frozen=True)
 class Data:
     source: str = one_of(*SOURCES)
-    path: str = _checked(bool, "the name of a file or a folder", 0)
+    path: str = _checked(bool, "the name of a file or a folder")
     test: float = between(0.01, 0.5)
     remove: tuple[str, ...] = one_of(*REMOVABLE)
     limit: int = between(0, 100_000)
@@ -146,7 +154,9 @@ class Export:
 
 @dataclass(frozen=True)
 class Package:
-    version: str
+    version: str = _checked(
+        VERSION.fullmatch, "of digits, letters, dots, dashes and underscores, beginning with a digit or a letter"
+    )
 
 
 @dataclass(frozen=True)
@@ -155,7 +165,7 @@ class Benchmark:
     requests: int = between(20, 1_000_000)
     warmup: int = between(1, 1_000_000)
     steps: int = between(1, 20)
-    least_seconds: float = between(0, 600)
+    least_seconds: float = between(0, 600, at_most="most_seconds")
     most_seconds: float = between(1, 600)
     rounds: int = between(1, 20)
     users: tuple[int, ...] = between(1, 1000, members=1)
@@ -206,7 +216,7 @@ def _build(section: type, values: Any, name: str) -> Any:
     if missing := sorted(fields.keys() - values.keys()):
         raise ParamsError(f"{where} lacks the key {missing[0]!r}")
     prefix = f"{name}." if name else ""
-    return section(
+    built = section(
         **{
             key: _build(hints[key], values[key], prefix + key)
             if dataclasses.is_dataclass(hints[key])
@@ -214,6 +224,14 @@ def _build(section: type, values: Any, name: str) -> Any:
             for key, field in fields.items()
         }
     )
+    for key, field in fields.items():
+        if other := field.metadata.get("at_most"):
+            value, most = getattr(built, key), getattr(built, other)
+            if value > most:
+                raise ParamsError(
+                    f"params.yaml: {prefix}{key} is {value:g}; allowed: at most {prefix}{other}, {most:g}"
+                )
+    return built
 
 
 def _value(field: dataclasses.Field[Any], kind: Any, value: Any, name: str) -> Any:

@@ -106,6 +106,14 @@ def test_an_unknown_key_is_named_beside_the_known(section: str, known: str, tmp_
         ("augment.share", "nan", "0 to 1"),
         ("train.pooling", "max", "cls, mean, attention"),
         ("package.version", 1.0, "str"),
+        ("package.version", "", "digits, letters, dots, dashes and underscores"),
+        ("package.version", "a b/c", "digits, letters, dots, dashes and underscores"),
+        ("package.version", "1.0\n", "digits, letters, dots, dashes and underscores"),
+        pytest.param("package.version", "-1", "beginning with a digit or a letter", id="an option to the archiver"),
+        ("package.version", "..", "beginning with a digit or a letter"),
+        ("package.version", "1.é", "digits, letters, dots, dashes and underscores"),
+        pytest.param("benchmark.least_seconds", 30, "at most benchmark.most_seconds, 10", id="longer than it may take"),
+        ("benchmark.most_seconds", 2, "benchmark.least_seconds is 8; allowed: at most"),
         ("export", None, "mapping"),
         ("export", [1], "mapping"),
     ],
@@ -116,6 +124,16 @@ def test_an_impossible_value_names_the_key_and_what_is_allowed(
     message = error_of(with_value(key, value), tmp_path)
     assert key in message
     assert allowed in message
+
+
+@pytest.mark.parametrize("version", ["1.0", "2", "v1.2-rc_3"])
+def test_a_version_as_people_write_it(version: str, tmp_path: Path) -> None:
+    assert load_document(with_value("package.version", version), tmp_path).package.version == version
+
+
+def test_two_keys_that_bound_each_other_may_be_equal(tmp_path: Path) -> None:
+    assert DOCUMENT["benchmark"]["most_seconds"] == 10
+    assert load_document(with_value("benchmark.least_seconds", 10), tmp_path).benchmark.least_seconds == 10
 
 
 def test_two_layers_may_have_one_width(tmp_path: Path) -> None:
