@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from stages.files import read_json, write_json
+from stages.memory_watch import MemoryWatch
 from stages.paths import METRICS
 
 TIMES = METRICS / "stages"
@@ -34,15 +34,15 @@ def stage(name: str, timed: bool = True) -> Iterator[None]:
         logging.getLogger(ours).setLevel(logging.INFO)
     started = time.monotonic()
     try:
-        yield
+        with MemoryWatch() as memory:
+            yield
     except StageError as error:
         sys.exit(f"{name}: {error}")
     if not timed:
         return
-    peak_kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     write_json(
         TIMES / f"{name}.json",
-        {"seconds": round(time.monotonic() - started, 1), "peak_memory_mib": round(peak_kib / 1024)},
+        {"seconds": round(time.monotonic() - started, 1), "peak_memory_mib": round(memory.peak_bytes() / 2**20)},
     )
     print_times()
 
@@ -64,6 +64,7 @@ def run_began() -> float:
     process = psutil.Process()
     for parent in process.parents():
         with contextlib.suppress(psutil.AccessDenied, psutil.NoSuchProcess):
-            if "dvc" in (Path(word).name for word in parent.cmdline()[:2]):
+            # `dvc`, a script that some Python runs, or `python -m dvc`.
+            if "dvc" in (Path(word).name for word in parent.cmdline()[:3]):
                 return parent.create_time()
     return process.create_time()

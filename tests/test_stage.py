@@ -13,6 +13,7 @@ import pytest
 from stages import params
 from stages import stage as stage_module
 from stages.files import read_json
+from stages.memory_watch import MemoryWatch
 from stages.params import ParamsError
 from stages.stage import TIMES, StageError, stage
 
@@ -64,19 +65,33 @@ def test_what_is_no_stage_leaves_no_time(capsys: pytest.CaptureFixture[str]) -> 
     assert not TIMES.exists() and not capsys.readouterr().out
 
 
-def test_a_run_began_with_its_dvc(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "module"), [("dvc", False), ("dvc.py", True)], ids=["dvc", "python -m dvc"])
+def test_a_run_began_with_its_dvc(name: str, module: bool, tmp_path: Path) -> None:
     """As in `dvc repro`, a shell lies between them."""
-    (tmp_path / "dvc").write_text(
+    (tmp_path / name).write_text(
         "import subprocess, sys, time\nbegun = time.time()\ntime.sleep(0.5)\n"
         "code = 'import stages.stage; print(stages.stage.run_began())'\n"
         "shell = ['sh', '-c', f'{sys.executable} -c \"{code}\"; true']\n"
         "print(begun, subprocess.run(shell, capture_output=True, text=True, check=True).stdout)\n"
     )
-    command = [sys.executable, str(tmp_path / "dvc")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", "dvc"] if module else [sys.executable, str(tmp_path / name)]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     begun, told = map(float, done.stdout.split())
     assert told <= begun < told + 30
     assert stage_module.run_began() == pytest.approx(psutil.Process().create_time())
+
+
+def test_every_committed_stage_stays_under_six_gibibytes() -> None:
+    peaks = {path.stem: read_json(path)["peak_memory_mib"] for path in (ROOT / TIMES).glob("*.json")}
+    assert "benchmark" in peaks and max(peaks.values()) < 6 * 1024, peaks
+
+
+def test_the_memory_written_down_is_that_of_the_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MemoryWatch, "peak_bytes", lambda _: 7 * 2**20)
+    with stage("fetch"):
+        pass
+    assert read_json(TIMES / "fetch.json")["peak_memory_mib"] == 7
 
 
 def test_success_writes_times_and_prints_those_so_far(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,61 @@
+"""Peak memory of a process and of all that it starts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from stages import memory_watch
+from stages.memory_watch import MemoryWatch, resident_bytes
+
+ROOT = Path(__file__).parent.parent
+# Two processes of 60 MiB, started as a server is: in a session of its own, one of them by a launcher.
+HOLDS = """
+import subprocess, sys, time
+from stages.memory_watch import PAUSE_S, MemoryWatch
+code = "block = b'x' * (60 << 20); print(len(block), flush=True); input()"
+pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+with MemoryWatch() as memory:
+    children = [
+        subprocess.Popen(command, **pipes, start_new_session=True)
+        for command in ([sys.executable, "-c", code], ["sh", "-c", f'{sys.executable} -c "{code}"; true'])
+    ]
+    for child in children:
+        child.stdout.readline()
+    time.sleep(3 * PAUSE_S)
+    for child in children:
+        child.communicate(b"\\n")
+print(memory.peak_bytes() / 2**20)
+"""
+
+
+def test_memory_is_that_of_all_processes_together() -> None:
+    # In an interpreter of its own: this one holds more, and may have held much more before.
+    done = subprocess.run([sys.executable, "-c", HOLDS], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 2 * 60 < float(done.stdout) < 4 * 60
+
+
+def test_a_process_that_ends_meanwhile_holds_nothing() -> None:
+    short = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    ended, alive = psutil.Process(short.pid), psutil.Process()
+    short.communicate(b"\n")
+    assert resident_bytes([ended, alive]) == pytest.approx(alive.memory_info().rss, rel=0.1)
+
+
+def test_a_peak_that_no_sample_met_is_that_of_one_process_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_watch, "resident_bytes", lambda _: 0)
+    with MemoryWatch() as memory:
+        pass
+    # The kernel counts its pages a little differently for either.
+    assert memory.peak_bytes() > 0.9 * psutil.Process().memory_info().rss
+
+
+def test_the_watch_ends_with_its_block() -> None:
+    before = psutil.Process().num_threads()
+    with pytest.raises(ZeroDivisionError), MemoryWatch():
+        _ = 1 / 0
+    assert psutil.Process().num_threads() == before
