@@ -27,7 +27,7 @@ from locust.env import Environment
 from locust.event import EventHook
 from locust.exception import StopUser
 from locust.runners import MasterRunner, WorkerRunner
-from openloop import schedule
+from openloop import percentile, schedule, void
 from posts import DEFAULT, InputError, read_key, read_posts
 
 BAD_BODIES: tuple[bytes, ...] = (b"", b"{", b"[]", b"{}", b'{"text": 5}', b'{"text": null}', b'{"text": ""}')
@@ -92,17 +92,21 @@ class Run:
         check = wrong_explanation if kind == "explain" else wrong_prediction
         return check(status, body, self.labels)
 
+    def core_share(self) -> float:
+        """How much of one core this process has used since the clocks were set."""
+        return (time.process_time() - self.cpu) / (time.perf_counter() - self.started)
+
     def write(self, path: Path) -> None:
         """Write the raw samples, and beside them (.json) what the run as a whole was like."""
-        wall = time.perf_counter() - self.started
+        share = self.core_share()
         details = {
             "rate": self.options.rate,
             "seed": self.options.seed,
             "requests": len(self.samples),
-            "seconds": wall,
+            "seconds": time.perf_counter() - self.started,
             # Of one core: near 1 the generator, not the server, was the limit. Of all cores: what it took from them.
-            "generator_core_share": (time.process_time() - self.cpu) / wall,
-            "generator_machine_share": (time.process_time() - self.cpu) / wall / (os.cpu_count() or 1),
+            "generator_core_share": share,
+            "generator_machine_share": share / (os.cpu_count() or 1),
             "problems": dict(self.problems.most_common()),
         }
         lines = [f"{scheduled:.6f},{latency:.3f},{lag:.3f},{ok:d}\n" for scheduled, latency, lag, ok in self.samples]
@@ -172,6 +176,9 @@ def add_options(parser: ArgumentParser) -> None:
     group.add_argument(
         "--rate", type=float, help="open loop: Poisson arrivals a second; needs --headless and --requests"
     )
+    group.add_argument(
+        "--slo-ms", type=float, default=250, help="open loop: objective for p99, by which a late generator is judged"
+    )
     group.add_argument("--requests", type=int, default=0, help="stop after so many (0: run on)")
     group.add_argument("--seed", type=int, default=20, help="of the posts and the arrivals")
     group.add_argument("--samples", help="CSV file for the raw samples; a JSON file about the run is put beside it")
@@ -239,11 +246,17 @@ def note_start(environment: Environment, **_: Any) -> None:
 
 @events.quitting.add_listener
 def report(environment: Environment, **_: Any) -> None:
-    """Write the samples; exit status 1 where an answer was wrong or nothing was asked."""
+    """Write the samples; exit status 1 where an answer was wrong, nothing was asked or an open loop was void."""
     if isinstance(environment.runner, WorkerRunner):
         return
-    options, total = environment.parsed_options, environment.stats.total
+    options, total, run = environment.parsed_options, environment.stats.total, Visitor.run_
     if options.samples:
-        Visitor.run_.write(Path(options.samples))
+        run.write(Path(options.samples))
     if total.num_failures or not total.num_requests:
         environment.process_exit_code = 1
+    if options.rate is not None and run.samples:
+        lag_ms, share = percentile([lag for _, _, lag, _ in run.samples], 0.99), run.core_share()
+        print(f"generator: p99 of its lag {lag_ms:.1f} ms, {share:.0%} of a core")
+        if why := void(lag_ms, share, options.slo_ms):
+            print(f"loadtest: the run is void: {why}; lower --rate, or give it a quieter machine", file=sys.stderr)
+            environment.process_exit_code = 1

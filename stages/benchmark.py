@@ -7,15 +7,16 @@ import hashlib
 import logging
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from loadtest.capacity import STEP, enclose, highest_rate
-from stages.files import read_json, replacing, write_csv, write_json
+from stages.capacity import STEP, enclose, highest_rate
+from stages.files import replacing, write_csv, write_json
 from stages.html import write_section
+from stages.inputs import read_earlier
 from stages.loadrun import Point, Target, latencies, problems, read_point, run
-from stages.params import load
+from stages.params import Benchmark, load
 from stages.paths import METRICS, MODEL_STORE, PLOTS, PREPARED, SAMPLES
 from stages.serving_figures import Curve, Result, differences, enclosed, metrics, nearest, rate, recommendation
 from stages.serving_page import section
@@ -35,65 +36,49 @@ GOLDEN_RATIO = (5**0.5 - 1) / 2
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is measured of every variant; figures as in params.yaml.
-
-    requests: at every rate, where they take least_seconds to most_seconds. rounds: of the confirmation. full_path: also
-    with the cascade off.
-    """
-
-    seed: int
-    slo_ms: float
-    requests: int
-    warmup: int
-    steps: int
-    least_seconds: float
-    most_seconds: float
-    users: tuple[int, ...]
-    rounds: int
-    full_path: bool
-
-
 @dataclass(frozen=True)
 class Bench:
-    """One served variant under test: its server, its served name, the posts to send, where raw samples go."""
+    """One served variant under test: its server, its served name, the posts to send, where raw samples go.
+
+    knobs: what is measured, as in params.yaml. seed: of the posts and the arrivals.
+    """
 
     server: Target
     variant: str
     posts: Path
     samples: Path
-    plan: Plan
+    knobs: Benchmark
+    seed: int
 
     def closed(self, users: int, requests: int, name: str, full_path: bool = False) -> Point:
         """A closed loop of `users` users."""
-        seed, path = self.plan.seed, self.samples / f"{name}.csv"
-        return run(self.server, self.variant, self.posts, seed, requests, path, users=users, full_path=full_path)
+        path = self.samples / f"{name}.csv"
+        return run(self.server, self.variant, self.posts, self.seed, requests, path, users=users, full_path=full_path)
 
     def opened(self, offered: float, name: str, full_path: bool, seed: int) -> Point:
         """Poisson arrivals at `offered` requests a second."""
         # As long for fast variants as for slow ones: what arrives beyond the capacity waits longer and longer, which
         # takes its time to show.
-        fewest, most = offered * self.plan.least_seconds, offered * self.plan.most_seconds
-        requests = max(FEWEST_REQUESTS, round(min(max(self.plan.requests, fewest), most)))
+        fewest, most = offered * self.knobs.least_seconds, offered * self.knobs.most_seconds
+        requests = max(FEWEST_REQUESTS, round(min(max(self.knobs.requests, fewest), most)))
         path = self.samples / f"{name}.csv"
         point = run(self.server, self.variant, self.posts, seed, requests, path, rate=offered, full_path=full_path)
-        slo_ms = self.plan.slo_ms
+        slo_ms = self.knobs.slo_ms
         verdict = "held" if point.sustained(slo_ms) else "VOID" if point.void(slo_ms) else "not held"
         log.info("%s, cascade %s: %s: %s", self.variant, mode(full_path), point, verdict)
         return point
 
     def warm_up(self) -> None:
         """Leave the first requests out. Raises StageError where the variant gives wrong answers already."""
-        if self.closed(1, self.plan.warmup, "warm-up").errors:
+        if self.closed(1, self.knobs.warmup, "warm-up").errors:
             first = problems(self.samples / "warm-up.csv")[0]
             raise StageError(f"{self.variant} gives wrong answers: {first}; mend its handler and package it again")
 
     def closed_loops(self) -> list[Point]:
-        """A closed loop for each of the plan's numbers of users."""
+        """A closed loop for each of the numbers of users."""
         points = []
-        for users in self.plan.users:
-            points.append(self.closed(users, max(self.plan.requests // 2, users), f"users-{users}"))
+        for users in self.knobs.users:
+            points.append(self.closed(users, max(self.knobs.requests // 2, users), f"users-{users}"))
             log.info("%s: %s", self.variant, points[-1])
         return points
 
@@ -107,10 +92,10 @@ class Bench:
 
         def sustained(offered: float) -> bool:
             name = f"{mode(full_path)}/search-{len(points)}"
-            points.append(self.opened(offered, name, full_path, self.plan.seed + len(points)))
-            return points[-1].sustained(self.plan.slo_ms)
+            points.append(self.opened(offered, name, full_path, self.seed + len(points)))
+            return points[-1].sustained(self.knobs.slo_ms)
 
-        highest_rate(sustained, start, self.plan.steps)
+        highest_rate(sustained, start, self.knobs.steps)
         return points
 
     def round(self, turn: int, start: float, full_path: bool) -> list[Point]:
@@ -122,9 +107,9 @@ class Bench:
         points: list[Point] = []
 
         def sustained(offered: float) -> bool:
-            path, seed = round_samples(full_path, turn, len(points)), self.plan.seed + self.plan.steps + turn
+            path, seed = round_samples(full_path, turn, len(points)), self.seed + self.knobs.steps + turn
             points.append(self.opened(offered, path, full_path, seed))
-            return points[-1].sustained(self.plan.slo_ms)
+            return points[-1].sustained(self.knobs.slo_ms)
 
         # From elsewhere within a step each time, evenly spread: on the same rates, all rounds would find the same, and
         # their interval would say that the capacity is known to the digit.
@@ -147,11 +132,11 @@ def confirm(benches: list[Bench], searches: list[list[Point]], full_path: bool) 
 
     The variants take turns, so that a noisy neighbour meets all.
     """
-    slo_ms = benches[0].plan.slo_ms
+    knobs = benches[0].knobs
     rounds: list[list[list[Point]]] = [[] for _ in benches]
-    for turn in range(benches[0].plan.rounds):
+    for turn in range(knobs.rounds):
         for bench, search, own in zip(benches, searches, rounds, strict=True):
-            own.append(bench.round(turn, guess(search, own, slo_ms), full_path))
+            own.append(bench.round(turn, guess(search, own, knobs.slo_ms), full_path))
     return [curve(*each, full_path) for each in zip(benches, searches, rounds, strict=True)]
 
 
@@ -166,7 +151,7 @@ def guess(search: list[Point], rounds: list[list[Point]], slo_ms: float) -> floa
 
 def curve(bench: Bench, search: list[Point], rounds: list[list[Point]], full_path: bool) -> Curve:
     """All runs of one variant, with the samples near its capacity taken together."""
-    chosen = [nearest(points, bench.plan.slo_ms) for points in rounds]
+    chosen = [nearest(points, bench.knobs.slo_ms) for points in rounds]
     samples = [bench.samples / f"{round_samples(full_path, turn, number)}.csv" for turn, number in enumerate(chosen)]
     points = [own[number] for own, number in zip(rounds, chosen, strict=True)]
     cpu_s = sum(point.cpu_ms * point.requests for point in points) / 1000
@@ -174,8 +159,12 @@ def curve(bench: Bench, search: list[Point], rounds: list[list[Point]], full_pat
     return Curve(search, rounds, read_point(samples, offered, None, cpu_s), latencies(samples))
 
 
-def measure(archives: list[Path], posts: Path, samples: Path, plan: Plan) -> dict[str, Result]:
+def measure(
+    archives: list[Path], posts: Path, samples: Path, knobs: Benchmark, seed: int, full_path: bool
+) -> dict[str, Result]:
     """Serve the archives, each in a server of its own, and measure them; one under load at a time.
+
+    full_path: also with the cascade off.
 
     All servers stay up: an idle one costs memory alone, and starting them again for each turn of the confirmation
     would cost minutes. Raises StageError where a variant gives wrong answers even while warming up.
@@ -187,18 +176,18 @@ def measure(archives: list[Path], posts: Path, samples: Path, plan: Plan) -> dic
             variant = archive.stem
             servers.append(stack.enter_context(serving(archive, variant)))
             log.info("%s: first answer after %.1f s", variant, servers[-1].cold_start_s)
-            benches.append(Bench(servers[-1], variant, posts, samples / variant, plan))
+            benches.append(Bench(servers[-1], variant, posts, samples / variant, knobs, seed))
         for bench in benches:
             bench.warm_up()
             closed.append(bench.closed_loops())
             fastest = max(point.rps for point in closed[-1])
             on.append(bench.search(fastest * FIRST_RATE, full_path=False))
-            if plan.full_path:
-                users = plan.users[-1]
-                loop = bench.closed(users, max(plan.requests // 4, users), "users-off", full_path=True)
+            if full_path:
+                users = knobs.users[-1]
+                loop = bench.closed(users, max(knobs.requests // 4, users), "users-off", full_path=True)
                 off.append(bench.search(loop.rps * FIRST_RATE, full_path=True))
         curves = {"on": confirm(benches, on, full_path=False)}
-        if plan.full_path:
+        if full_path:
             curves["off"] = confirm(benches, off, full_path=True)
         return {
             # Memory after the load: what a server that has been used holds on to.
@@ -235,51 +224,48 @@ def plot_rows(variant: str, result: Result) -> list[list[object]]:
     ]
 
 
+def quick(knobs: Benchmark, limit: int) -> Benchmark:
+    """For a run on `limit` posts a class, which only shows that the chain works: few requests and rates, one round."""
+    return replace(
+        knobs,
+        requests=min(knobs.requests, 5 * limit),
+        warmup=min(knobs.warmup, 20),
+        steps=min(knobs.steps, 2),
+        least_seconds=0,
+        most_seconds=min(knobs.most_seconds, 4),
+        users=knobs.users[-1:],
+        rounds=1,
+    )
+
+
 def main() -> None:
     with stage("benchmark"):
         params = load()
-        knobs, quick = params.benchmark, params.data.limit
-        if knobs.least_seconds > knobs.most_seconds:
-            raise StageError(
-                f"params.yaml: benchmark.least_seconds is {knobs.least_seconds:g}; allowed: at most most_seconds, "
-                f"{knobs.most_seconds:g}"
-            )
-        plan = Plan(
-            seed=params.seed,
-            slo_ms=knobs.slo_ms,
-            # A quick run of the chain only shows that it works: few requests, few rates, one closed loop.
-            requests=min(knobs.requests, 5 * quick) if quick else knobs.requests,
-            warmup=min(knobs.warmup, 20) if quick else knobs.warmup,
-            steps=min(knobs.steps, 2) if quick else knobs.steps,
-            least_seconds=0 if quick else knobs.least_seconds,
-            most_seconds=min(knobs.most_seconds, 4) if quick else knobs.most_seconds,
-            users=knobs.users[-1:] if quick else knobs.users,
-            rounds=1 if quick else knobs.rounds,
-            full_path=not quick,
-        )
+        limit = params.data.limit
+        knobs = quick(params.benchmark, limit) if limit else params.benchmark
         archives = [path for path in (MODEL_STORE / f"{variant}.mar" for variant in VARIANTS) if path.is_file()]
         if not archives:
             raise StageError(f"{MODEL_STORE} holds no archive: run the package stage, or simply dvc repro")
-        quality = read_json(METRICS / "export.json")
+        quality = read_earlier(METRICS / "export.json", "run the export stage")
         for archive in archives:
             check_archive(archive, quality)
         with replacing(SAMPLES) as folder:
-            results = measure(archives, PREPARED / "test.parquet", folder, plan)
-        rows = {variant: metrics(result, quality[variant], plan.slo_ms) for variant, result in results.items()}
+            results = measure(archives, PREPARED / "test.parquet", folder, knobs, params.seed, full_path=not limit)
+        rows = {variant: metrics(result, quality[variant], knobs.slo_ms) for variant, result in results.items()}
         for variant, row in rows.items():
-            log.info("%s: %s requests/s within %g ms", variant, row["capacity_rps"], plan.slo_ms)
+            log.info("%s: %s requests/s within %g ms", variant, row["capacity_rps"], knobs.slo_ms)
         for sentence in differences(rows):
             log.info("%s", sentence)
-        verdict = recommendation(rows, plan.slo_ms)
+        verdict = recommendation(rows, knobs.slo_ms)
         log.info("%s", verdict)
         table = [row for variant, result in results.items() for row in plot_rows(variant, result)]
         write_csv(PLOTS / "serving.csv", list(COLUMNS), table)
-        draw_curves(table, plan.slo_ms, PLOTS / "serving.png")
+        draw_curves(table, knobs.slo_ms, PLOTS / "serving.png")
         near = {variant: result.curves["on"].near_ms for variant, result in results.items()}
-        draw_latencies(near, plan.slo_ms, PLOTS / "latency.png")
+        draw_latencies(near, knobs.slo_ms, PLOTS / "latency.png")
         draw_quality(rows, PLOTS / "quality.png")
         left_out = [variant for variant in quality if variant not in rows]
-        write_section("serving", *section(rows, left_out, verdict, plan.slo_ms, PLOTS))
+        write_section("serving", *section(rows, left_out, verdict, knobs.slo_ms, PLOTS))
         write_json(METRICS / "serving.json", rows)
 
 

@@ -16,8 +16,7 @@ def highest_rate(sustained: Callable[[float], bool], start: float, steps: int) -
     the next is larger by GROWTH; after the first that does not, the interval between the best and the worst is halved.
     Raises ValueError for a start that is not positive.
     """
-    if not start > 0:
-        raise ValueError(f"the first rate is {start:g}: give a positive number of requests a second")
+    _check(start)
     low, high, rate = 0.0, None, start
     for _ in range(steps):
         if sustained(rate):
@@ -34,11 +33,15 @@ def enclose(sustained: Callable[[float], bool], start: float, tries: int) -> Non
 
     sustained: as of `highest_rate`. Raises ValueError for a start that is not positive.
     """
-    if not start > 0:
-        raise ValueError(f"the first rate is {start:g}: give a positive number of requests a second")
+    _check(start)
     rate, step = start, STEP
     upwards = sustained(rate)
     for _ in range(tries - 1):
         rate, step = rate * step if upwards else rate / step, step**2
         if sustained(rate) is not upwards:
             break
+
+
+def _check(start: float) -> None:
+    if not start > 0:
+        raise ValueError(f"the first rate is {start:g}: give a positive number of requests a second")

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import psutil
 
+from stages.paths import PROJECT
 from stages.stage import StageError
 
-ROOT = Path(__file__).resolve().parents[1]
 # A short post: what is measured is the engine, not the text.
 IDS = [[1, 2, 3, 4, 5, 6, 7, 8]]
 
@@ -27,7 +27,8 @@ def footprint(model: Path) -> dict[str, float]:
     model: a bundle for PyTorch, or an ONNX file. Raises StageError where it cannot be loaded.
     """
     command = [sys.executable, "-m", "stages.footprint", str(model.resolve())]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise StageError(f"{model} cannot be loaded: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
     return json.loads(done.stdout.splitlines()[-1])

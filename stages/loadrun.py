@@ -10,15 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from loadtest.openloop import percentile
+from loadtest.openloop import percentile, void
 from stages.files import read_json
+from stages.paths import PROJECT
 from stages.stage import StageError
 
-LOCUSTFILE = Path(__file__).resolve().parent.parent / "loadtest" / "locustfile.py"
-# A generator that is late by more than this share of the objective, or that uses more than this share of its core, was
-# the limit itself. Its lag counts as latency, so up to there the error is on the safe side.
-LAG_SHARE = 0.1
-CORE_SHARE = 0.9
+LOCUSTFILE = PROJECT / "loadtest" / "locustfile.py"
 # Seconds for locust to start and for the answers that are still due; answers a second below which a run is given up.
 SLACK_S, SLOWEST_RPS = 60.0, 1.0
 # With so many requests and none over the objective, 99% of all are within it with 99% confidence: 0.99 ** 459 < 0.01
@@ -66,7 +63,7 @@ class Point:
 
     def void(self, slo_ms: float) -> bool:
         """Whether the generator of an open loop, not the server, was the limit."""
-        return self.rate is not None and (self.lag_p99_ms > LAG_SHARE * slo_ms or self.core_share > CORE_SHARE)
+        return self.rate is not None and void(self.lag_p99_ms, self.core_share, slo_ms) is not None
 
     def sustained(self, slo_ms: float) -> bool:
         """Whether the rate was met: p99 within the objective, no errors, and a generator that kept its schedule."""
@@ -112,7 +109,7 @@ def run(
         )
     except subprocess.TimeoutExpired as error:
         raise StageError(f"{model}: the load test did not end within {error.timeout:.0f} s") from None
-    # Wrong answers make locust fail too, but then there are samples that say how many.
+    # Wrong answers and a void run make locust fail too, but then there are samples that say so.
     if not samples.is_file():
         lines = done.stderr.strip().splitlines() or ["locust said nothing"]
         raise StageError(f"{model}: the load test failed: {lines[-1]}")

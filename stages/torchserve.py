@@ -17,9 +17,10 @@ from types import FrameType
 
 import psutil
 
+from stages.paths import PROJECT
 from stages.stage import StageError
 
-SERVE = Path(__file__).resolve().parent.parent / "serve"
+SERVE = PROJECT / "serve"
 TORCHSERVE = (sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--no-config-snapshots")
 # What TorchServe starts each worker with.
 WORKER = "model_service_worker.py"
@@ -88,10 +89,13 @@ def serving(archive: Path, model: str, timeout: float = 180.0) -> Iterator[Serve
         raise StageError(f"{archive} is missing: run the package stage")
     # What TorchServe reads from the environment would win over the configuration written here.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("TS_")}
-    environment = inherited | {"JAVA_HOME": java_home()}
+    environment = {"OPENBLAS_NUM_THREADS": "1"} | inherited | {"JAVA_HOME": java_home()}  # as serve/env.sh
     with tempfile.TemporaryDirectory(prefix="ts-", ignore_cleanup_errors=True) as name, _stoppable():
         folder = Path(name)
         ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+        # Here the configuration finds its other files. The project's own path may hold a blank, and at one TorchServe
+        # cuts a JVM argument in two.
+        (folder / "serve").symlink_to(SERVE)
         config = folder / "config.properties"
         config.write_text(own_config((SERVE / "config.properties").read_text(encoding="utf-8"), ports, archive.parent))
         # One server per temporary folder, where its workers' sockets lie too; logs and keys go to the working one.
@@ -129,12 +133,10 @@ def java_home() -> str:
 
 
 def own_config(text: str, ports: dict[str, int], model_store: Path) -> str:
-    """The project's config.properties with other ports (by key) and another model store; all else as it is, found from
-    any folder."""
+    """The project's config.properties with other ports (by key) and another model store; all else as it is."""
     own = {key: f"http://127.0.0.1:{port}" if key.endswith("address") else str(port) for key, port in ports.items()}
     own["model_store"] = str(model_store)
-    lines = text.replace("=serve/", f"={SERVE}/").splitlines()
-    kept = [line for line in lines if line.split("=")[0].strip() not in own]
+    kept = [line for line in text.splitlines() if line.split("=")[0].strip() not in own]
     return "\n".join([*kept, *(f"{key}={value}" for key, value in own.items())]) + "\n"
 
 

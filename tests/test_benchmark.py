@@ -9,23 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from stages.benchmark import Bench, Plan, check_archive, confirm, guess, main
+from stages.benchmark import Bench, check_archive, confirm, guess, main, quick
 from stages.loadrun import Point, Target
+from stages.params import Benchmark
 from stages.serving_figures import capacity
 from stages.stage import StageError
 from tests.measured import POINT, SLO_MS, at, write_samples
 
-PLAN = Plan(
-    seed=20,
-    slo_ms=SLO_MS,
-    requests=500,
-    warmup=10,
-    steps=1,
-    least_seconds=8,
-    most_seconds=12,
-    users=(1,),
-    rounds=1,
-    full_path=False,
+SEED = 20
+KNOBS = Benchmark(
+    slo_ms=SLO_MS, requests=500, warmup=10, steps=1, least_seconds=8, most_seconds=12, rounds=1, users=(1, 8)
 )
 
 
@@ -58,8 +51,8 @@ def fake_benches(
         return at(offered, latency, requests=50, errors=0 if held else errors)
 
     monkeypatch.setattr(Bench, "opened", fake)
-    plan = dataclasses.replace(PLAN, steps=4, rounds=3)
-    return [Bench(NoServer(), name, folder, folder / name, plan) for name in capacities], tried
+    knobs = dataclasses.replace(KNOBS, steps=4, rounds=3)
+    return [Bench(NoServer(), name, folder, folder / name, knobs, SEED) for name in capacities], tried
 
 
 def test_the_confirmation_takes_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -88,7 +81,7 @@ def test_the_confirmation_takes_turns(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_rounds_that_miss_by_refusals_still_have_an_interval(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     benches, _ = fake_benches(monkeypatch, tmp_path, {"a": 10}, errors=5)
     (each,) = confirm(
-        [dataclasses.replace(benches[0], plan=dataclasses.replace(PLAN, rounds=4))], [[at(9, 100)]], False
+        [dataclasses.replace(benches[0], knobs=dataclasses.replace(KNOBS, rounds=4))], [[at(9, 100)]], False
     )
     found = capacity(each, SLO_MS)
     assert found["capacity_low_rps"] < 10 < found["capacity_high_rps"] and found["confirmed"]
@@ -110,7 +103,7 @@ def test_every_rate_is_kept_up_long_enough(
         return POINT
 
     monkeypatch.setattr("stages.benchmark.run", fake)
-    Bench(NoServer(), "a", tmp_path, tmp_path, PLAN).opened(offered, "on/search-0", False, 20)
+    Bench(NoServer(), "a", tmp_path, tmp_path, KNOBS, SEED).opened(offered, "on/search-0", False, 20)
     assert asked == [requests]
 
 
@@ -142,20 +135,20 @@ def test_figures_of_another_commit_are_refused(tmp_path: Path) -> None:
         check_archive(archive, {})
 
 
-def test_rates_cannot_take_longer_than_they_may(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
-    text = (request.config.rootpath / "params.yaml").read_text()
-    (tmp_path / "params.yaml").write_text(text.replace("least_seconds: 8", "least_seconds: 30"))
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match=r"least_seconds is 30; allowed: at most most_seconds, \d+$"):
-        main()
+def test_a_quick_run_measures_less() -> None:
+    less = quick(KNOBS, limit=40)
+    assert (less.slo_ms, less.requests, less.warmup, less.steps, less.rounds) == (SLO_MS, 200, 10, 1, 1)
+    assert less.least_seconds <= less.most_seconds == 4 and less.users == (8,)
 
 
-def test_without_archives_the_stage_says_the_mend(
+def test_without_what_earlier_stages_wrote_the_stage_says_the_mend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     (tmp_path / "params.yaml").write_bytes((request.config.rootpath / "params.yaml").read_bytes())
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="run the package stage"):
+        main()
+    (tmp_path / "outputs" / "model_store").mkdir(parents=True)
+    (tmp_path / "outputs" / "model_store" / "newsgroups.mar").touch()
+    with pytest.raises(SystemExit, match=r"export\.json is missing: run the export stage"):
         main()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.loadrun import LAG_SHARE, latencies, problems, read_point
+from loadtest.openloop import LAG_SHARE
+from stages.loadrun import latencies, problems, read_point
 from stages.stage import StageError
 from tests.measured import SLO_MS, at, write_samples
 

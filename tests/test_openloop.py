@@ -1,4 +1,4 @@
-"""Arrivals, percentiles, the search for the capacity, and what counts as a wrong answer: all without a server."""
+"""Arrivals, percentiles, what voids a run, and what counts as a wrong answer: all without a server."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.answers import failure, wrong_explanation, wrong_prediction, wrong_refusal
-from loadtest.capacity import STEP, enclose, highest_rate
-from loadtest.openloop import percentile, schedule
+from loadtest.openloop import CORE_SHARE, LAG_SHARE, percentile, schedule, void
 from loadtest.posts import InputError, read_key, read_posts
 from stages.corpus import features
 
@@ -59,47 +58,12 @@ def test_percentiles_are_those_of_numpy(samples: list[float], percent: int) -> N
     assert percentile(samples, percent / 100) == np.quantile(samples, percent / 100, method="inverted_cdf")
 
 
-@pytest.mark.parametrize(("limit", "start"), [(83.0, 60.0), (83.0, 200.0), (83.0, 20.0)])
-def test_the_search_closes_in_on_the_capacity(limit: float, start: float) -> None:
-    tried: list[float] = []
-
-    def sustained(rate: float) -> bool:
-        tried.append(rate)
-        return rate <= limit
-
-    found = highest_rate(sustained, start, steps=12)
-    assert len(tried) == 12 and tried[0] == start
-    assert found in tried and found <= limit and found == pytest.approx(limit, rel=0.02)
-
-
-def test_the_search_admits_that_nothing_held() -> None:
-    assert highest_rate(lambda _: False, start=10, steps=4) == 0
-    with pytest.raises(ValueError, match="positive"):
-        highest_rate(lambda _: True, start=0, steps=4)
-
-
-@given(capacity=st.floats(5, 500), start=st.floats(5, 500))
-def test_a_capacity_is_enclosed_from_any_guess(capacity: float, start: float) -> None:
-    tried: list[float] = []
-
-    def sustained(rate: float) -> bool:
-        tried.append(rate)
-        return rate <= capacity
-
-    enclose(sustained, start, tries=9)
-    held, missed = [rate for rate in tried if rate <= capacity], [rate for rate in tried if rate > capacity]
-    assert held and missed and max(held) < min(missed)
-    # A good guess costs two tries and leaves a narrow interval.
-    if capacity / STEP < start <= capacity:
-        assert tried == [start, start * STEP]
-
-
-def test_enclosing_gives_up() -> None:
-    tried: list[float] = []
-    enclose(lambda rate: bool(tried.append(rate)), start=10, tries=4)
-    assert tried == pytest.approx([10, 10 / 1.2, 10 / 1.2**3, 10 / 1.2**7])
-    with pytest.raises(ValueError, match="positive"):
-        enclose(lambda _: True, start=0, tries=4)
+def test_a_generator_that_was_the_limit_voids_the_run() -> None:
+    assert void(LAG_SHARE * 250, CORE_SHARE, 250) is None
+    late = LAG_SHARE * 250 + 1
+    assert void(late, 0.1, 250) == "the generator was 26.0 ms late, more than 10% of the 250 ms objective"
+    assert void(late, 0.1, 500) is None
+    assert void(1, 0.95, 250) == "the generator used 95% of its core, more than 90%"
 
 
 def test_a_right_answer() -> None:

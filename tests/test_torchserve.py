@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +24,7 @@ import pytest
 
 from loadtest.openloop import percentile
 from stages import torchserve
+from stages.loadrun import run
 from stages.stage import StageError
 from stages.torchserve import Server, free_ports, own_config, serving
 
@@ -49,13 +52,19 @@ def handle(data, context):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("archive")
+    """Of an archive in a project whose path has a blank."""
+    project = tmp_path_factory.mktemp("my project")
+    shutil.copytree(ROOT / "serve", project / "serve")
+    folder = project / "model store"
+    folder.mkdir()
     (folder / "trivial.py").write_text(HANDLER)
     command = [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", "trivial", "--version", "1"]
     command += ["--handler", "trivial.py", "--export-path", "."]
     subprocess.run(command, cwd=folder, env=os.environ | {"TMPDIR": str(folder)}, check=True)
-    with serving(folder / "trivial.mar", "trivial") as started:
-        yield started
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torchserve, "SERVE", project / "serve")
+        with serving(folder / "trivial.mar", "trivial") as started:
+            yield started
     assert not [process for process in psutil.process_iter() if _is_of(process, started)]
 
 
@@ -81,6 +90,8 @@ def locust(
         "--only-summary",
     ]
     defaults = {
+        # How late a busy machine makes the generator is not what is tested.
+        "--slo-ms": "60000",
         "--host": server.url,
         "--model": "trivial",
         "--key-file": str(server.key_file),
@@ -98,6 +109,15 @@ def samples(path: Path) -> list[dict[str, float]]:
 def test_it_is_ready_and_measured(server: Server) -> None:
     assert server.cold_start_s > 0
     assert server.workers and server.resident_mb() > 50 and server.cpu_seconds() > 0
+
+
+def test_a_blank_in_its_path_leaves_its_settings_alone(server: Server) -> None:
+    serve = (server.log.parent / "serve").resolve()
+    assert " " in str(serve)
+    # Lines of JSON, as its log4j2.xml has it.
+    told = [json.loads(line)["message"] for line in server.log.read_text().splitlines() if line.startswith("{")]
+    assert any(f"Metrics config path: {serve / 'metrics.yaml'}\n" in message for message in told)
+    assert any(f"Model Store: {serve.parent / 'model store'}\n" in message for message in told)
 
 
 def test_a_process_that_ends_meanwhile_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -151,6 +171,27 @@ def test_wrong_answers_make_the_run_fail(server: Server, tmp_path: Path) -> None
     problems = json.loads((tmp_path / "s.json").read_text())["problems"]
     assert list(problems) == ["the probabilities do not sum to 1"]
     assert sum(problems.values()) == sum(not row["ok"] for row in samples(tmp_path / "s.csv")) > 0
+
+
+def test_an_open_loop_says_whether_its_generator_was_the_limit(server: Server, tmp_path: Path) -> None:
+    options = ("--rate", "50", "--requests", "30", "--samples", "s.csv")
+    done = locust(server, tmp_path, *options)
+    assert done.returncode == 0 and "void" not in done.stderr
+    told = re.search(r"^generator: p99 of its lag (\d+\.\d) ms, \d+% of a core$", done.stdout, flags=re.M)
+    assert told and float(told[1]) == pytest.approx(max(row["lag_ms"] for row in samples(tmp_path / "s.csv")), abs=0.06)
+    # No generator is never late by a ten-thousandth of a millisecond.
+    done = locust(server, tmp_path, *options, "--slo-ms", "0.001")
+    assert done.returncode == 1 and "the run is void: the generator was" in done.stderr
+    assert len(samples(tmp_path / "s.csv")) == 30
+    # Where there is no schedule, nothing is late.
+    done = locust(server, tmp_path, "--requests", "5", "--slo-ms", "0.001")
+    assert done.returncode == 0 and "generator" not in done.stdout
+
+
+def test_a_load_test_that_fails_is_measured_all_the_same(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "posts.txt").write_text("a post\nwrong\n")
+    point = run(server, "trivial", tmp_path / "posts.txt", 20, 30, tmp_path / "s.csv", rate=50)
+    assert point.requests == 30 and 0 < point.errors < 30
 
 
 @pytest.mark.parametrize(
@@ -313,11 +354,11 @@ def test_env_sh_works_from_anywhere(tmp_path: Path) -> None:
 
 
 def test_own_config_replaces_ports_and_keeps_the_rest() -> None:
-    text = "# a note\ninference_address=http://127.0.0.1:8080\nmetrics_mode=prometheus\nmodel_store=there\n"
+    text = "# a note\ninference_address=http://127.0.0.1:8080\nmetrics_config=serve/metrics.yaml\nmodel_store=there\n"
     config = own_config(text, {"inference_address": 1234}, Path("/here"))
     assert config.splitlines() == [
         "# a note",
-        "metrics_mode=prometheus",
+        "metrics_config=serve/metrics.yaml",
         "inference_address=http://127.0.0.1:1234",
         "model_store=/here",
     ]

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import yaml
 
-from stages.benchmark import Bench, Plan
+from stages.benchmark import Bench
 from stages.files import write_csv
 from stages.package import MODEL_CONFIG
 from stages.params import load
@@ -92,18 +92,6 @@ def main() -> None:
     archive, full_path = MODEL_STORE / f"{options.variant}.mar", options.cascade == "off"
     if not archive.is_file():
         sys.exit(f"{archive} is missing: run dvc repro")
-    plan = Plan(
-        seed=params.seed,
-        slo_ms=params.benchmark.slo_ms,
-        requests=options.requests,
-        warmup=30,
-        steps=1,
-        least_seconds=0,
-        most_seconds=10,
-        users=(1, 16),
-        rounds=1,
-        full_path=full_path,
-    )
     header = [*TRIED, "alone p99 ms", "16: requests/s", "16: p99 ms"]
     print("".join(f"{name:>15}" for name in header))
     table: list[list[float]] = []
@@ -113,7 +101,8 @@ def main() -> None:
             copy = Path(folder, archive.name)
             with_settings(archive, copy, values)
             with serving(copy, options.variant) as server:
-                bench = Bench(server, options.variant, PREPARED / "test.parquet", Path(folder), plan)
+                posts = PREPARED / "test.parquet"
+                bench = Bench(server, options.variant, posts, Path(folder), params.benchmark, params.seed)
                 bench.warm_up()
                 alone = bench.closed(1, options.requests // 4, "alone", full_path)
                 many = bench.closed(16, options.requests, "many", full_path)
@@ -122,7 +111,7 @@ def main() -> None:
         print("".join(f"{figure:>15}" for figure in table[-1]), flush=True)
         return trial
 
-    best = search(measure, settings(archive), plan.slo_ms)
+    best = search(measure, settings(archive), params.benchmark.slo_ms)
     if options.output:
         write_csv(options.output, header, table)
     print("best:", ", ".join(f"{name} {value}" for name, value in best.items()))

@@ -7,24 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.benchmark import Bench, Plan, confirm
+from stages.benchmark import Bench, confirm
 from stages.loadrun import Point, Target
+from stages.params import Benchmark
 from stages.serving_figures import capacity
 
 
 @dataclass(frozen=True)
 class Load:
-    """What all measurements of one comparison share, as in params.yaml: steps of the search, requests and seconds at
-    each rate, rounds of the confirmation."""
+    """What all measurements of one comparison share. knobs: of the search and the confirmation, as in params.yaml."""
 
     posts: Path
     seed: int
-    slo_ms: float
-    steps: int
-    requests: int = 500
-    least_seconds: float = 8.0
-    most_seconds: float = 12.0
-    rounds: int = 3
+    knobs: Benchmark
 
     def closed(self, server: Target, model: str, folder: Path, users: int, requests: int, full_path: bool) -> Point:
         """A closed loop of `users` users."""
@@ -45,20 +40,8 @@ class Load:
         benches = [self._bench(server, model, folder / model) for server, model in served]
         searches = [bench.search(start, full_path) for bench, start in zip(benches, starts, strict=True)]
         kept = ("capacity_rps", "capacity_low_rps", "capacity_high_rps", "rounds_rps", "confirmed", "p99_ms")
-        found = [capacity(curve, self.slo_ms) for curve in confirm(benches, searches, full_path)]
+        found = [capacity(curve, self.knobs.slo_ms) for curve in confirm(benches, searches, full_path)]
         return [{name: each[name] for name in kept} for each in found]
 
     def _bench(self, server: Target, model: str, folder: Path) -> Bench:
-        plan = Plan(
-            seed=self.seed,
-            slo_ms=self.slo_ms,
-            requests=self.requests,
-            warmup=0,
-            steps=self.steps,
-            least_seconds=self.least_seconds,
-            most_seconds=self.most_seconds,
-            users=(),
-            rounds=self.rounds,
-            full_path=False,
-        )
-        return Bench(server, model, self.posts, folder, plan)
+        return Bench(server, model, self.posts, folder, self.knobs, self.seed)

@@ -20,7 +20,7 @@ import tempfile
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from stages.files import read_json, write_json
 from stages.hardware import choose_device, choose_precision
 from stages.intervals import mean_interval
 from stages.package import HANDLERS, MODEL_CONFIG
+from stages.params import load as params_file
 from stages.paths import MODEL_STORE, PREPARED, SELECTED
 from stages.stage import StageError
 from stages.torchserve import Server, serving
@@ -106,7 +107,7 @@ class Bench:
                         self.load.closed(server, name, folder, SATURATING, SATURATED, full_path=True).rps,
                         inprocess.rate(archive, texts, fast_path=False),
                     )
-                    for _ in range(self.load.rounds)
+                    for _ in range(self.load.knobs.rounds)
                 ]
             figures[name] = {
                 "served_rps": [round(served, 1) for served, _ in pairs],
@@ -119,7 +120,7 @@ class Bench:
         """Everything of all sides with the cascade off, or on."""
         quality = [self._quality(server, name, full_path) for server, name in served]
         saturated: list[list[float]] = [[] for _ in served]
-        for _ in range(self.load.rounds):
+        for _ in range(self.load.knobs.rounds):
             for (server, name), own in zip(served, saturated, strict=True):
                 own.append(self.load.closed(server, name, folder, SATURATING, SATURATED, full_path).rps)
         starts = [max(FIRST_RATE * min(own), 1.0) for own in saturated]
@@ -209,7 +210,6 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, default=SELECTED, help="folder with the weights of the stock handler")
     parser.add_argument("--posts", type=Path, default=PREPARED / "test.parquet")
     parser.add_argument("--seed", type=int, default=20)
-    parser.add_argument("--slo-ms", type=float, default=250)
     parser.add_argument("--steps", type=int, default=3, help="of the search for the capacity")
     parser.add_argument(
         "--rounds", type=int, default=ROUNDS, help="in which the sides, or server and predictors, take turns"
@@ -218,7 +218,8 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"unknown part {unknown.pop()!r}: choose of {', '.join(PARTS)}")
-    load = Load(options.posts, options.seed, options.slo_ms, options.steps, rounds=options.rounds)
+    knobs = replace(params_file().benchmark, steps=options.steps, rounds=options.rounds)
+    load = Load(options.posts, options.seed, knobs)
     try:
         with tempfile.TemporaryDirectory() as folder:
             archives = sides(MODEL_STORE, options.sides, Path(folder))

@@ -18,7 +18,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.benchmark import FIRST_RATE, Bench, Plan, confirm, mode
+from stages.benchmark import FIRST_RATE, Bench, confirm, mode
+from stages.params import Benchmark, load
 from stages.serving_figures import capacity
 from stages.stage import StageError
 from stages.torchserve import Server, serving
@@ -58,9 +59,11 @@ def explaining(server: Server, model: str, texts: Sequence[str]) -> Iterator[Non
         raise StageError(f"{model}: an explanation failed: {wrong[0]}")
 
 
-def compare(archive: Path, counts: Sequence[int], posts: Path, plan: Plan) -> dict[str, dict[str, Any]]:
+def compare(
+    archive: Path, counts: Sequence[int], posts: Path, knobs: Benchmark, seed: int
+) -> dict[str, dict[str, Any]]:
     """Figures by number of workers. posts: the file to draw from."""
-    name, texts = archive.stem, draw(posts, 64, plan.seed)
+    name, texts = archive.stem, draw(posts, 64, seed)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         benches: list[Bench] = []
@@ -69,29 +72,29 @@ def compare(archive: Path, counts: Sequence[int], posts: Path, plan: Plan) -> di
             own = folder / str(count)
             own.mkdir()
             servers.append(stack.enter_context(serving(with_config(archive, own, workers=count), name)))
-            benches.append(Bench(servers[-1], name, posts, own / "samples", plan))
+            benches.append(Bench(servers[-1], name, posts, own / "samples", knobs, seed))
             benches[-1].warm_up()
         figures: dict[str, dict[str, Any]] = {
             str(count): {"cold_start_s": round(server.cold_start_s, 1)}
             for count, server in zip(counts, servers, strict=True)
         }
         for own, bench, server in zip(figures.values(), benches, servers, strict=True):
-            alone = bench.closed(ALONE, plan.requests // 4, "alone", full_path=True)
+            alone = bench.closed(ALONE, knobs.requests // 4, "alone", full_path=True)
             own["alone_cascade_off"] = {"p50_ms": round(alone.p50_ms, 1), "p99_ms": round(alone.p99_ms, 1)}
             with explaining(server, name, texts):
-                few = bench.closed(FEW, plan.requests, "beside")
+                few = bench.closed(FEW, knobs.requests, "beside")
             own["beside_explanations"] = {
                 "rps": round(few.rps, 1),
                 "p50_ms": round(few.p50_ms, 1),
                 "p99_ms": round(few.p99_ms, 1),
             }
         for full_path in (False, True):
-            loops = [bench.closed(MANY, plan.requests, f"many-{mode(full_path)}", full_path) for bench in benches]
+            loops = [bench.closed(MANY, knobs.requests, f"many-{mode(full_path)}", full_path) for bench in benches]
             searches = [
                 bench.search(loop.rps * FIRST_RATE, full_path) for bench, loop in zip(benches, loops, strict=True)
             ]
             for own, loop, curve in zip(figures.values(), loops, confirm(benches, searches, full_path), strict=True):
-                found = capacity(curve, plan.slo_ms)
+                found = capacity(curve, knobs.slo_ms)
                 own[f"cascade_{mode(full_path)}"] = {"saturated_rps": round(loop.rps, 1)} | {
                     key: found[key] for key in KEPT
                 }
@@ -102,26 +105,15 @@ def compare(archive: Path, counts: Sequence[int], posts: Path, plan: Plan) -> di
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    knobs = load().benchmark
     parser = arguments(__doc__)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--requests", type=int, default=500, help="at each rate")
-    parser.add_argument("--slo-ms", type=float, default=250)
-    parser.add_argument("--rounds", type=int, default=4, help="of the comparison")
+    parser.add_argument("--requests", type=int, default=knobs.requests, help="at each rate")
+    parser.add_argument("--rounds", type=int, default=knobs.rounds, help="of the comparison")
     options = parser.parse_args()
-    plan = Plan(
-        seed=options.seed,
-        slo_ms=options.slo_ms,
-        requests=options.requests,
-        warmup=60,
-        steps=2,
-        least_seconds=8,
-        most_seconds=12,
-        users=(),
-        rounds=options.rounds,
-        full_path=True,
-    )
+    knobs = dataclasses.replace(knobs, requests=options.requests, rounds=options.rounds)
     try:
-        figures = compare(options.archive, options.workers, options.posts, plan)
+        figures = compare(options.archive, options.workers, options.posts, knobs, options.seed)
     except StageError as error:
         sys.exit(f"workers: {error}")
     report(figures, options.output)
