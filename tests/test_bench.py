@@ -12,25 +12,32 @@ from contextlib import nullcontext
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
 from loadtest.answers import failure
+from stages.params import load as params_file
 from stages.stage import StageError
 from stages.torchserve import Server
-from tests.bench import inprocess, soak
+from tests.bench import inprocess, kill, overload, servers, soak
 from tests.bench.archives import torch_archive, with_config
+from tests.bench.bodies import Body
 from tests.bench.client import Reply
 from tests.bench.coldstart import ENDS, medians, steps
 from tests.bench.growth import draw
+from tests.bench.hostile import judge
 from tests.bench.kill import verdict
-from tests.bench.overload import halves, on, split
+from tests.bench.overload import halves, missed, on, split
 from tests.bench.seeds import summary
 from tests.bench.stock import build_stock, ratio
 from tests.bench.traffic import Exchange
 from tests.bench.training import equal_score
+from tests.bench.verdict import Tally
+from tests.bench.watching import beside
 from tests.bench.workers import explaining
 from tests.conftest import POSTS
 
@@ -63,6 +70,158 @@ def test_only_what_was_in_flight_may_fail() -> None:
     assert [verdict(close, [{"label": "a", "p": p}], [])["wrong_answers"] for p in (0.5, 0.55001)] == [1, 0]
 
 
+class FakeWorker:
+    """A worker that is killed, or has died between being found and that. age: in seconds."""
+
+    def __init__(self, age: float, alive: bool = True) -> None:
+        self.age, self.alive, self.kills = age, alive, 0
+
+    def create_time(self) -> float:
+        return -self.age
+
+    def kill(self) -> None:
+        if not self.alive:
+            raise psutil.NoSuchProcess(1)
+        self.kills += 1
+
+
+def killing(monkeypatch: pytest.MonkeyPatch, *turns: list[FakeWorker] | None) -> dict[str, Any]:
+    """A run of `kill` without a server, until the workers of all turns have been found; None is a server that died."""
+    left, over = [*turns, []], threading.Event()
+
+    class Server:
+        @property
+        def workers(self) -> list[FakeWorker]:
+            found = left.pop(0)
+            if not left:
+                over.set()
+            if found is None:
+                over.set()
+                raise StageError("TorchServe has died")
+            return found
+
+    def load(*_: object) -> list[Exchange]:
+        assert over.wait(60)
+        return []
+
+    monkeypatch.setattr(kill, "serving", lambda *_: nullcontext(Server()))
+    monkeypatch.setattr(kill, "draw", lambda *_: ["a car"])
+    monkeypatch.setattr(kill, "Client", lambda *_: SimpleNamespace(post=lambda _: Reply(200, "", b"{}", 0, 0)))
+    monkeypatch.setattr(kill, "load", load)
+    monkeypatch.setattr(kill.psutil.Process, "create_time", FakeWorker.create_time)
+    return kill.run(Path("m.mar"), Path("posts"), seed=0, seconds=60, period=0.01, timeout=1)
+
+
+def test_a_worker_that_died_by_itself_is_not_counted_as_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    young, old = FakeWorker(age=1), FakeWorker(age=2)
+    assert killing(monkeypatch, [FakeWorker(age=1, alive=False)], [young, old])["kills"] == 1
+    assert (young.kills, old.kills) == (0, 1)
+
+
+def test_a_run_in_which_nothing_was_killed_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StageError, match="no worker was killed"):
+        killing(monkeypatch, [], [FakeWorker(age=1, alive=False)])
+
+
+def test_a_server_that_died_ends_the_killing_and_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StageError, match="TorchServe has died"):
+        killing(monkeypatch, [FakeWorker(age=1)], None)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--seconds", "5", "--period", "5"], "--period is 5: give more than 0 and less than --seconds, 5"),
+        (["--period", "0"], "--period is 0"),
+        (["--within", "0"], "--within is 0: give more than 0"),
+        (["--workers", "0"], "--workers is 0: give more than 0"),
+    ],
+)
+def test_impossible_options_are_refused_before_any_work(
+    options: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["kill", *options])
+    monkeypatch.setattr(kill, "run", lambda *_: pytest.fail("there was work"))
+    with pytest.raises(SystemExit) as left:
+        kill.main()
+    assert left.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_what_goes_on_beside_a_load_ends_with_it_and_its_failure_is_not_lost() -> None:
+    def until_told(over: threading.Event) -> str:
+        assert over.wait(10)
+        return "seen"
+
+    with beside(until_told) as watching:
+        assert not watching.done()
+    assert watching.result() == "seen"
+    with pytest.raises(KeyError), beside(until_told):
+        raise KeyError
+
+
+def test_what_a_watcher_raises_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dying:
+        """A server whose memory can be read `reads` times."""
+
+        frontend = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=1e6))
+
+        def __init__(self, reads: int) -> None:
+            self.reads, self.dead = reads, threading.Event()
+
+        def cpu_seconds(self) -> float:
+            return 0.0
+
+        def descriptors(self) -> int:
+            return 1
+
+        def resident_mb(self) -> float:
+            if not self.reads:
+                self.dead.set()
+                raise StageError("TorchServe has died")
+            self.reads -= 1
+            return 2.0
+
+    server = Dying(reads=2)
+
+    def load(*_: object, samples: Path = Path("overload.csv"), **__: object) -> Any:
+        # The benchmark of overload runs others before, which nothing watches.
+        if samples.stem == "overload":
+            assert server.dead.wait(60)
+        return SimpleNamespace(p99_ms=1.0, errors=0)
+
+    monkeypatch.setattr(soak, "INTERVAL_S", 0.01)
+    monkeypatch.setattr(soak, "draw", lambda *_: ["a car"])
+    monkeypatch.setattr(soak, "Client", lambda *_: None)
+    monkeypatch.setattr(soak, "load", load)
+    monkeypatch.setattr(overload, "WATCH_S", 0.01)
+    monkeypatch.setattr(overload, "run_locust", load)
+    for bench in (soak, overload):
+        monkeypatch.setattr(bench, "serving", lambda *_: nullcontext(server))
+    with pytest.raises(StageError, match="TorchServe has died"):
+        soak.run(Path("m.mar"), Path("posts"), seed=0, minutes=5)
+    server = Dying(reads=2)
+    with pytest.raises(StageError, match="TorchServe has died"):
+        overload.run(Path("m.mar"), Path("posts"), 0, params_file().benchmark, 10.0, 4.0, 1.0, apart=False)
+
+
+def test_a_server_error_for_a_bad_body_is_a_failure_whoever_gave_it() -> None:
+    tally, body = Tally(), Body("a broken form", b"--")
+    for status, kind in (
+        (400, "BadRequestException"),
+        (500, "ErrorDataDecoderException"),
+        (503, "InternalServerException"),
+    ):
+        said = json.dumps({"code": status, "type": kind, "message": ""}).encode()
+        judge(tally, body, Reply(status, "application/json", said, 0.0, 0.0))
+    judge(tally, body, Reply(0, "", b"ConnectionResetError", 0.0, 0.0))
+    assert tally.bodies == 4 and tally.refused == {"400 BadRequestException": 1}
+    assert tally.problems == {
+        "status 500 of the front end: ErrorDataDecoderException": 1,
+        "status 503": 1,
+        "status 0": 1,
+    }
+
+
 def test_refused_and_accepted_are_told_apart(tmp_path: Path) -> None:
     rows = [f"{i},{100 + i},0,1" for i in range(10)] + [f"{i},{5 + i},3,0" for i in range(10)]
     (tmp_path / "s.csv").write_text("\n".join(["scheduled_s,latency_ms,lag_ms,ok", *rows]) + "\n")
@@ -72,6 +231,24 @@ def test_refused_and_accepted_are_told_apart(tmp_path: Path) -> None:
     assert figures["accepted"] == {"requests": 10, "rps": 1.1} | times
     assert figures["refused"]["p99_ms"] == 14.0 and figures["refused"]["server_p99_ms"] == 11.0
     assert figures["failed_otherwise"] == {"the label is unknown": 1}
+
+
+def test_overload_has_bounds() -> None:
+    good = {
+        "failed_otherwise": {},
+        "accepted": {"server_p99_ms": 250.0},
+        "refused": {"server_p99_ms": 50.0},
+        "resident_mb": {"before": 1000, "most": 1250},
+    }
+    assert missed(good, 250, 50) == []
+    worse = {"resident_mb": {"before": 1000, "most": 1251}}
+    assert missed(good | worse, 250, 50) == ["memory grew from 1000 to 1251 MB"]
+    worse = {"accepted": {"server_p99_ms": 250.1}, "refused": {"server_p99_ms": None}}
+    assert missed(good | worse, 250, 50) == [
+        "p99 of accepted requests was 250.1 ms, over 250",
+        "no request was refused",
+    ]
+    assert missed(good | {"failed_otherwise": {"no label": 2}}, 250, 50) == ["no label: 2"]
 
 
 def test_the_server_gets_one_half_of_the_cores() -> None:
@@ -107,6 +284,40 @@ def test_a_ratio_is_of_rounds() -> None:
     assert found == {"mean": 4, "low": pytest.approx(0.715, abs=1e-3), "high": pytest.approx(22.38, abs=0.01)}
     assert ratio([10], [5]) == {"mean": 2}
     assert ratio([10, 20], [0, 5]) is None
+
+
+def test_other_servers_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    turns = iter([40.0, 20.0, 80.0, 10.0, 5.0, 20.0])
+
+    class Load:
+        posts, seed, knobs = Path("posts"), 0, SimpleNamespace(rounds=2)
+
+        def closed(self, server: str, model: str, _: Path, users: int, *__: object) -> SimpleNamespace:
+            if users == 1:
+                return SimpleNamespace(rps=1.0)
+            asked.append(f"{server} as {model}")
+            return SimpleNamespace(rps=next(turns))
+
+        def capacities(self, served: list[Any], _: Path, starts: list[float], __: bool) -> list[dict[str, Any]]:
+            assert [name for _, name in served] == ["torchserve", "litserve"] and starts == [7.0, 3.5]
+            return [{"rounds_rps": {"1": 9.0, "2": 18.0}}, {"rounds_rps": {"1": 3.0, "2": 6.0}}]
+
+    def alone(*_: object, **__: object) -> float:
+        asked.append("alone")
+        return next(turns)
+
+    monkeypatch.setattr(servers, "draw", lambda *_: ["a car"])
+    monkeypatch.setattr(servers, "serving", lambda *_: nullcontext("ours"))
+    monkeypatch.setattr(servers, "litserving", lambda *_: nullcontext("theirs"))
+    monkeypatch.setattr(servers.inprocess, "rate", alone)
+    found = servers.compare(Path("m.mar"), Load(), full_path=True)
+    assert asked == ["ours as torchserve", "theirs as litserve", "alone"] * 2
+    same = {"low": pytest.approx(2), "high": pytest.approx(2), "mean": 2}
+    assert found["saturated_rps"]["ratios"]["torchserve / litserve"] == same
+    shares = {name: each["mean"] for name, each in found["saturated_rps"]["ratios"].items()}
+    assert shares == {"torchserve / litserve": 2, "torchserve / in_process": 0.5, "litserve / in_process": 0.25}
+    assert found["capacity"]["ratios"] == {"torchserve / litserve": {"mean": 3, "low": 3, "high": 3}}
 
 
 def test_growth_is_noticed() -> None:
@@ -180,7 +391,11 @@ def test_a_minute_of_mixed_traffic(tiny_bundle: Path, tmp_path: Path, request: p
     posts = tmp_path / "posts.txt"
     posts.write_text("\n".join(text for texts in POSTS.values() for text in texts * 7))
     figures = soak.run(torch_archive(tiny_bundle, tmp_path / "newsgroups.mar"), posts, seed=20, minutes=1)
-    # In its first minute the front end's heap still fills, so memory has more room here than in a run of half an hour.
+    # Workers have seen every kind of request within seconds: a handler in process grows by 2 MB over 8,000 of them,
+    # nearly all of it in the first thousand. Ten a minute leave room for a step of the allocator, which a line through
+    # 40 seconds makes steep, but not for a kilobyte that every request leaves behind.
+    assert figures["mb_a_minute"]["workers"] <= 10
+    # The front end's heap, of up to 512 MB, still fills in its first minute: it has more room than in half an hour.
     assert soak.grew(figures, slope=60) == []
     assert {"200", "400", "422"} <= figures["codes"].keys()
 
@@ -219,7 +434,9 @@ def test_posts_are_explained_until_the_block_ends(status: int, tmp_path: Path) -
 
 def test_growth_is_drawn(tmp_path: Path) -> None:
     rows = [{"tokens": 1000 * size, "total_s": 1.1 * size, "peak_mib": 900.0} for size in (1, 2, 4)]
-    draw(rows, tmp_path / "growth.png")
+    time, memory = draw(rows, tmp_path / "growth.png").axes
+    assert time.lines[0].get_ydata().tolist() == [row["total_s"] for row in rows]
+    assert memory.lines[0].get_ydata().tolist() == [row["peak_mib"] for row in rows]
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -16,7 +16,7 @@ import torch
 from matplotlib.figure import Figure
 
 from stages.corpus import load_split
-from stages.files import replacing
+from stages.figures import save
 from stages.metrics import rounded
 from stages.params import load
 from stages.paths import PREPARED, PRETRAINED
@@ -41,8 +41,9 @@ def measure(task: Task) -> dict[str, Any]:
     }
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Seconds and peak memory over tokens, each with what growth in proportion, or none, would be."""
+def draw(rows: list[dict[str, Any]], path: Path) -> Figure:
+    """Seconds and peak memory over tokens, each with what growth in proportion, or none, would be. Returns
+    the figure."""
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     time, memory = figure.subplots(1, 2)
     tokens, last = [row["tokens"] for row in rows], rows[-1]
@@ -55,8 +56,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     for axes in (time, memory):
         axes.legend()
         axes.grid(alpha=0.3)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+    return save(figure, path)
 
 
 def main() -> None:

@@ -4,7 +4,8 @@
     python -m tests.bench.hostile --bodies 0 --http 5000 --archive outputs/model_store/newsgroups.mar
 
 In process: TorchServe's decoding and encoding around the handler, on a tiny model. Over HTTP: a real TorchServe, many
-clients at once, so that its batches mix. Exit status 1 where something happened that must not.
+clients at once, so that its batches mix. Exit status 1 where something happened that must not: among it a 5xx for a bad
+body, whether the handler's or, as the figures then say, the front end's own.
 """
 
 from __future__ import annotations
@@ -124,18 +125,23 @@ def over_http(archive: Path, count: int, seed: int) -> tuple[Tally, list[str]]:
         for (body, good), reply in tqdm(zip(requests, replies, strict=True), "over HTTP", len(requests), leave=False):
             if good is not None:
                 tally.mate(expected[good], reply.status, reply.body)
-            elif kind := front_end_refusal(reply):
-                tally.bodies += 1
-                tally.refused[f"{reply.status} {kind}"] += 1
             else:
-                tally.hostile(body.name, reply.status, reply.media, reply.body)
+                judge(tally, body, reply)
         dead = [f"worker {pid} died" for pid in before - {process.pid for process in server.workers}]
         lines = server.log.read_text(encoding="utf-8", errors="replace").splitlines()
         return tally, dead + [line for line in lines if "Worker died" in line]
 
 
+def judge(tally: Tally, body: Body, reply: Reply) -> None:
+    """Judge the reply to a hostile body, of the front end or of the handler."""
+    if kind := front_end_refusal(reply):
+        tally.front_end(body.name, reply.status, kind)
+    else:
+        tally.hostile(body.name, reply.status, reply.media, reply.body)
+
+
 def front_end_refusal(reply: Reply) -> str | None:
-    """The name that TorchServe's front end gives to its own refusal; None for an answer of the handler, and for what
+    """The name that TorchServe's front end gives to its own answer; None for an answer of the handler, and for what
     the front end says when the handler gave none."""
     try:
         answer = parse(reply.body)

@@ -4,11 +4,13 @@
     python -m tests.bench.kill --archive outputs/model_store/newsgroups-onnx-int8.mar
 
 Exit status 1 where answers took longer than --within to come back, a request failed that was not in flight when a
-worker was killed, one got no answer within --timeout, or an answer was not the one that the post got alone.
+worker was killed, one got no answer within --timeout, an answer was not the one that the post got alone, or no worker
+was killed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
 import threading
@@ -26,6 +28,7 @@ from tests.bench.archives import with_config
 from tests.bench.client import Client
 from tests.bench.traffic import Exchange, arguments, draw, load, post, report
 from tests.bench.verdict import same
+from tests.bench.watching import beside
 from tests.bench.worker import parse
 
 CLIENTS = 4
@@ -33,27 +36,32 @@ POSTS = 20
 
 
 def run(archive: Path, posts: Path, seed: int, seconds: float, period: float, timeout: float) -> dict[str, Any]:
-    """Serve `archive`, load it, and kill its oldest worker every `period` seconds. Returns what happened."""
+    """Serve `archive`, load it, and kill its oldest worker every `period` seconds. Returns what happened.
+
+    Raises StageError where no worker was killed, or TorchServe died.
+    """
     bodies = [post(text) for text in draw(posts, POSTS, seed)]
     with serving(archive, archive.stem) as server:
         client = Client(server, archive.stem, timeout)
         expected = [parse(client.post(body).body) for body in bodies]
         until = time.monotonic() + seconds
-        kills: list[float] = []
-        killer = threading.Thread(target=_kill, args=(server, period, until - period, kills))
-        killer.start()
-        exchanges = load(client, bodies, CLIENTS, until)
-        killer.join()
-        return verdict(exchanges, expected, kills)
+        with beside(lambda over: _kill(server, period, until - period, over)) as killing:
+            exchanges = load(client, bodies, CLIENTS, until)
+    if not (kills := killing.result()):
+        raise StageError("no worker was killed, for none was alive when it was time: give a longer --period")
+    return verdict(exchanges, expected, kills)
 
 
-def _kill(server: Server, period: float, until: float, kills: list[float]) -> None:
-    while time.monotonic() < until:
-        time.sleep(period)
-        workers = sorted(server.workers, key=psutil.Process.create_time)
-        if workers:
-            workers[0].kill()
-            kills.append(time.monotonic())
+def _kill(server: Server, period: float, until: float, over: threading.Event) -> list[float]:
+    """Kill the oldest worker every `period` seconds until `until`. Returns when (both of time.monotonic())."""
+    kills = []
+    while time.monotonic() < until and not over.wait(period):
+        # A worker may die by itself between being found and being killed.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if workers := sorted(server.workers, key=psutil.Process.create_time):
+                workers[0].kill()
+                kills.append(time.monotonic())
+    return kills
 
 
 def verdict(exchanges: Sequence[Exchange], expected: Sequence[Any], kills: Sequence[float]) -> dict[str, Any]:
@@ -90,6 +98,11 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=30, help="seconds that a client waits")
     parser.add_argument("--within", type=float, default=10, help="seconds until there must be answers again")
     options = parser.parse_args()
+    if not 0 < options.period < options.seconds:
+        parser.error(f"--period is {options.period:g}: give more than 0 and less than --seconds, {options.seconds:g}")
+    for name in ("workers", "timeout", "within"):
+        if (value := getattr(options, name)) is not None and not value > 0:
+            parser.error(f"--{name} is {value:g}: give more than 0")
     with tempfile.TemporaryDirectory() as folder:
         archive = with_config(options.archive, Path(folder), options.workers)
         try:

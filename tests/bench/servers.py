@@ -2,15 +2,18 @@
 
     python -m tests.bench.servers
 
-LitServe around the predictor that ships, with as many workers and batches of the same size, and the limit of every
-server: the predictors without one. Needs the outputs of `dvc repro` (archives, export, prepared posts). Prints
-capacities and their ratios.
+TorchServe, LitServe around the predictor that ships, with as many workers and batches of the same size, and the limit
+of every server: the predictors without one. Both servers are up at once; all take turns in every round, so that what
+slows the machine for a while is in nobody's favour. Needs the outputs of `dvc repro` (archives, export, prepared
+posts). Prints what each sustains, what it gets through when saturated, and the ratios: geometric means of the rounds
+with their 95% intervals.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -20,8 +23,8 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +38,23 @@ from handlers.predictor import Predictor
 from handlers.torch_engine import TorchEngine
 from stages.benchmark import FIRST_RATE
 from stages.hardware import choose_device
-from stages.loadrun import Target
 from stages.params import load as params_file
 from stages.paths import MODEL_STORE, ONNX, PREPARED, SELECTED
+from stages.stage import StageError
 from stages.torchserve import free_ports, serving
 from tests.bench import inprocess
 from tests.bench.archives import shipped_config
 from tests.bench.capacity import Load
+from tests.bench.stock import ROUNDS, SATURATED, SATURATING, ratio
 from tests.bench.traffic import draw, report
 
 # LitServe runs as TorchServe does.
 CONFIG = shipped_config()
 WORKERS, BATCH, DELAY_S = CONFIG["maxWorkers"], CONFIG["batchSize"], CONFIG["maxBatchDelay"] / 1000
 POSTS = PREPARED / "test.parquet"
-WARMUP, USERS = 60, 16
-LIMIT_POSTS = 2000
+WARMUP = 60
+# The three sides; the first two are also the names under which the model is served.
+TORCHSERVE, LITSERVE, ALONE = "torchserve", "litserve", "in_process"
 
 
 def predictor(variant: str, threads: int) -> Predictor:
@@ -65,7 +70,7 @@ class Api(litserve.LitAPI):
     """The predictor behind LitServe; the answer has the fields of ours, so that the harness checks it alike."""
 
     def __init__(self, variant: str) -> None:
-        super().__init__(max_batch_size=BATCH, batch_timeout=DELAY_S, api_path=f"/predictions/{variant}")
+        super().__init__(max_batch_size=BATCH, batch_timeout=DELAY_S, api_path=f"/predictions/{LITSERVE}")
         self.variant = variant
 
     # LitServe fixes both signatures, and tells requests apart by their annotation.
@@ -129,7 +134,7 @@ def litserving(variant: str, timeout: float = 120.0) -> Iterator[Process]:
             server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
         try:
             url, end = f"http://127.0.0.1:{port}", time.monotonic() + timeout
-            while not answers(url, variant):
+            while not answers(url):
                 if server.poll() is not None or time.monotonic() > end:
                     sys.exit(f"LitServe did not start: {log.read_text(errors='replace')[-500:]}")
                 time.sleep(0.2)
@@ -140,10 +145,10 @@ def litserving(variant: str, timeout: float = 120.0) -> Iterator[Process]:
             server.wait()
 
 
-def answers(url: str, variant: str) -> bool:
+def answers(url: str) -> bool:
     """Whether a server gives a prediction."""
     body, kind = json.dumps({"text": "the shuttle reached orbit"}).encode(), {"Content-Type": "application/json"}
-    request = urllib.request.Request(f"{url}/predictions/{variant}", data=body, headers=kind)
+    request = urllib.request.Request(f"{url}/predictions/{LITSERVE}", data=body, headers=kind)
     try:
         with urllib.request.urlopen(request, timeout=30) as response:
             return response.status == 200
@@ -151,18 +156,44 @@ def answers(url: str, variant: str) -> bool:
         return False
 
 
-def sustained(server: Target, variant: str, load: Load, samples: Path, full_path: bool) -> dict[str, float | None]:
-    """The capacity of a started server, as the benchmark stage measures it."""
-    load.closed(server, variant, samples, 1, WARMUP, full_path)
-    loop = load.closed(server, variant, samples, USERS, load.requests // 4, full_path)
-    return load.capacity(server, variant, samples, loop.rps * FIRST_RATE, full_path)
+def compare(archive: Path, load: Load, full_path: bool) -> dict[str, Any]:
+    """Capacities of the two servers, posts a second of all three sides when saturated, and the ratios."""
+    texts = draw(load.posts, SATURATED, load.seed)
+    saturated: dict[str, list[float]] = {TORCHSERVE: [], LITSERVE: [], ALONE: []}
+    with (
+        tempfile.TemporaryDirectory() as name,
+        serving(archive, TORCHSERVE) as ours,
+        litserving(archive.stem) as other,
+    ):
+        folder, served = Path(name), [(ours, TORCHSERVE), (other, LITSERVE)]
+        for server, side in served:
+            load.closed(server, side, folder, 1, WARMUP, full_path)
+        for _ in range(load.knobs.rounds):
+            for server, side in served:
+                saturated[side].append(load.closed(server, side, folder, SATURATING, SATURATED, full_path).rps)
+            saturated[ALONE].append(inprocess.rate(archive, texts, fast_path=not full_path))
+        starts = [max(FIRST_RATE * min(saturated[side]), 1.0) for _, side in served]
+        found = dict(zip((TORCHSERVE, LITSERVE), load.capacities(served, folder, starts, full_path), strict=True))
+    rounds = {side: list(each["rounds_rps"].values()) for side, each in found.items()}
+    return {
+        "capacity": found | {"ratios": ratios(rounds)},
+        "saturated_rps": {side: [round(each, 1) for each in own] for side, own in saturated.items()}
+        | {"ratios": ratios(saturated)},
+    }
+
+
+def ratios(rounds: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float] | None]:
+    """Each side over every one after it, round by round, with the 95% interval; None where a round found nothing."""
+    pairs = itertools.combinations(rounds, 2)
+    return {f"{side} / {other}": ratio(rounds[side], rounds[other]) for side, other in pairs}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", default="newsgroups-onnx-int8", help="which model all of them run")
     parser.add_argument("--cascade", choices=("on", "off"), default="off", help="off compares engines")
-    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="in which the sides take turns")
+    parser.add_argument("--output", type=Path, help="JSON file for the figures, which are printed as well")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -172,25 +203,14 @@ def main() -> None:
         )
         return
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    params, full_path = params_file(), options.cascade == "off"
-    load = Load(POSTS, params.seed, params.benchmark.slo_ms, params.benchmark.steps)
-    archive = MODEL_STORE / f"{options.variant}.mar"
-    limit = inprocess.rate(archive, draw(POSTS, LIMIT_POSTS, params.seed), fast_path=not full_path)
-    found = {}
-    with tempfile.TemporaryDirectory() as folder:
-        with serving(archive, options.variant) as server:
-            found["TorchServe"] = sustained(server, options.variant, load, Path(folder, "torchserve"), full_path)
-        with litserving(options.variant) as other:
-            found["LitServe"] = sustained(other, options.variant, load, Path(folder, "litserve"), full_path)
-    figures = {
-        "variant": options.variant,
-        "cascade": options.cascade,
-        "slo_ms": load.slo_ms,
-        "in_process_rps": round(limit, 1),
-        **found,
-        "of_in_process": {name: round((each["capacity_rps"] or 0) / limit, 2) for name, each in found.items()},
-    }
-    report(figures, options.output)
+    try:
+        params = params_file()
+        load = Load(POSTS, params.seed, replace(params.benchmark, rounds=options.rounds))
+        found = compare(MODEL_STORE / f"{options.variant}.mar", load, options.cascade == "off")
+    except StageError as error:
+        sys.exit(f"servers: {error}")
+    settings = {"variant": options.variant, "cascade": options.cascade, "slo_ms": load.knobs.slo_ms}
+    report(settings | found, options.output)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from tests.bench.bodies import Body, corpus
 from tests.bench.client import Client
 from tests.bench.traffic import arguments, draw, load, post, report
 from tests.bench.verdict import fault
+from tests.bench.watching import beside
 
 CLIENTS = 4
 POSTS = 200
@@ -56,19 +57,16 @@ def traffic(posts: list[str]) -> list[Body]:
 
 
 def run(archive: Path, posts: Path, seed: int, minutes: float) -> dict[str, Any]:
-    """Serve `archive` under mixed traffic. Returns slopes, totals and problems."""
+    """Serve `archive` under mixed traffic. Returns slopes, totals and problems. Raises StageError where it dies."""
     bodies = traffic(draw(posts, POSTS, seed))
     with serving(archive, archive.stem) as server:
         client = Client(server, archive.stem)
         started = time.monotonic()
         until = started + minutes * 60
-        rows: list[Row] = []
-        watcher = threading.Thread(target=_watch, args=(server, started, until, rows))
-        watcher.start()
         used = server.cpu_seconds()
-        exchanges = load(client, bodies, CLIENTS, until)
+        with beside(lambda over: _watch(server, started, until, over)) as watching:
+            exchanges = load(client, bodies, CLIENTS, until)
         used = server.cpu_seconds() - used
-        watcher.join()
     problems: Counter[str] = Counter()
     for exchange in exchanges:
         reply, body = exchange.reply, bodies[exchange.number]
@@ -76,7 +74,7 @@ def run(archive: Path, posts: Path, seed: int, minutes: float) -> dict[str, Any]
         refused = 400 <= reply.status < 500 and b'"type"' in reply.body
         if not refused and (problem := fault(reply.status, reply.media, reply.body)):
             problems[f"{body.name}: {problem}"] += 1
-    kept = np.array([row for row in rows if row[0] >= WARM_UP * minutes * 60])
+    kept = np.array([row for row in watching.result() if row[0] >= WARM_UP * minutes * 60])
     half, parts = len(kept) // 2, {"all": kept[:, 1] + kept[:, 2], "front end": kept[:, 1], "workers": kept[:, 2]}
     return {
         "minutes": minutes,
@@ -97,14 +95,15 @@ def run(archive: Path, posts: Path, seed: int, minutes: float) -> dict[str, Any]
     }
 
 
-def _watch(server: Server, started: float, until: float, rows: list[Row]) -> None:
-    """Add a row every second."""
+def _watch(server: Server, started: float, until: float, over: threading.Event) -> list[Row]:
+    """A row every second, for as long as there is traffic."""
+    rows: list[Row] = []
     with tqdm(total=round(until - started), desc="soak", unit="s") as bar:
-        while (now := time.monotonic()) < until:
+        while not over.wait(INTERVAL_S) and (now := time.monotonic()) < until:
             front_end = server.frontend.memory_info().rss / 1e6
             rows.append((now - started, front_end, server.resident_mb() - front_end, server.descriptors()))
             bar.update(round(now - started) - bar.n)
-            time.sleep(INTERVAL_S)
+    return rows
 
 
 def grew(figures: dict[str, Any], slope: float) -> list[str]:

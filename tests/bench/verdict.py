@@ -21,7 +21,7 @@ LARGEST_ANSWER = 6_553_500
 
 @dataclass
 class Tally:
-    """What happened. problems: what must not. refused: by TorchServe's front end itself, before the handler."""
+    """What happened. problems: what must not. refused: by TorchServe's front end itself, rightly (4xx)."""
 
     bodies: int = 0
     good: int = 0
@@ -41,6 +41,15 @@ class Tally:
         self.codes[status] += 1
         if problem := fault(status, media, body):
             self.problem(problem, f"{name}: {body[:200]!r}")
+
+    def front_end(self, name: str, status: int, kind: str) -> None:
+        """Judge what the front end itself, which calls it `kind`, answered to a hostile body."""
+        self.bodies += 1
+        if 400 <= status < 500:
+            self.refused[f"{status} {kind}"] += 1
+        else:
+            # To a client a 5xx says that the server failed and that it may send again, whoever gave it.
+            self.problem(f"status {status} of the front end: {kind}", name)
 
     def mate(self, expected: Any, status: int, body: bytes) -> None:
         """Judge the answer to a good request against the answer that it got alone."""
