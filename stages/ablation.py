@@ -30,7 +30,8 @@ from stages.baseline import fit
 from stages.checkpoint import fingerprint
 from stages.corpus import RAW_COLUMNS, features, label_names, load_split
 from stages.fetch import posts_from_sklearn
-from stages.files import read_json, replacing, sha256, write_json
+from stages.figures import save
+from stages.files import read_json, sha256, write_json
 from stages.intervals import mean_interval
 from stages.metrics import rounded
 from stages.params import REMOVABLE, SPLITS, Params, Train, load
@@ -71,6 +72,7 @@ CODE = (
     "stages/augment.py",
     "stages/augmentation.py",
     "stages/baseline.py",
+    "stages/fitting.py",
     "stages/prepare.py",
     "stages/splitting.py",
     "stages/tfidf.py",
@@ -271,8 +273,9 @@ def raw_posts(remove: tuple[str, ...]) -> Dataset:
     return Dataset.from_dict(columns, features(labels, RAW_COLUMNS))
 
 
-def plot(path: Path, tables: Mapping[str, list[list[Any]]]) -> None:
-    """The transformer's mean and 95% interval of each variant, a panel for each table that has them."""
+def plot(path: Path, tables: Mapping[str, list[list[Any]]]) -> Figure:
+    """The transformer's mean and 95% interval of each variant, a panel for each table that has them. Returns
+    the figure."""
     figure = Figure(figsize=(6, 1 + 2 * len(tables)), layout="constrained")
     panels = figure.subplots(len(tables), squeeze=False, sharex=True)[:, 0]
     for axes, (title, rows) in zip(panels, tables.items(), strict=True):
@@ -285,8 +288,7 @@ def plot(path: Path, tables: Mapping[str, list[list[Any]]]) -> None:
         axes.invert_yaxis()
         axes.set_title(title)
     panels[-1].set_xlabel(f"macro-F1 of the transformer on validation\n({POSTS} posts a class, {EPOCHS} epochs)")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+    return save(figure, path)
 
 
 def main() -> None:

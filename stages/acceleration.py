@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 
-import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel

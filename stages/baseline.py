@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.svm import LinearSVC
 
-from handlers.linear import TOKEN_PATTERN, Linear
-from stages import metrics
+from handlers.linear import Linear
 from stages.corpus import load_split
 from stages.files import replacing, write_json
-from stages.params import Baseline, Wide, load
+from stages.fitting import scored, vectorizer
+from stages.params import Baseline, load
 from stages.paths import BASELINE, METRICS, PREPARED
 from stages.stage import stage
 from stages.tfidf import fit_transform
-
-log = logging.getLogger(__name__)
-
-
-def vectorizer(settings: Baseline | Wide) -> TfidfVectorizer:
-    """Sublinear TF-IDF over words and n-grams, as `handlers.linear` serves it."""
-    return TfidfVectorizer(
-        sublinear_tf=True,
-        ngram_range=(1, settings.ngrams),
-        min_df=settings.min_df,
-        max_features=settings.max_terms,
-        token_pattern=TOKEN_PATTERN,
-    )
 
 
 def fit(texts: Sequence[str], labels: Sequence[int], settings: Baseline, seed: int) -> Linear:
@@ -51,19 +35,6 @@ def fit(texts: Sequence[str], labels: Sequence[int], settings: Baseline, seed: i
         np.ascontiguousarray(coefficients.T, dtype=np.float32),
         intercept.astype(np.float32),
     )
-
-
-def scored(linear: Linear, prepared: Path) -> dict[str, dict[str, float]]:
-    """Accuracy and macro-F1 on the validation and the test split."""
-    scores = {}
-    for name in ("validation", "test"):
-        split = load_split(prepared, name)
-        counts = metrics.count(np.array(split["label"]), linear.scores(list(split["clean"])))
-        scores[name] = metrics.rounded(
-            {key: float(value) for key, value in metrics.headline(metrics.summary(counts)).items()}
-        )
-        log.info("%s: %s", name, scores[name])
-    return scores
 
 
 def main() -> None:

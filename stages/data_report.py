@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from handlers.linear import TOKEN_PATTERN
 from handlers.text import TOKENIZER_FILE
+from stages.inputs import require
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 1)
 
@@ -28,8 +29,11 @@ _BROKEN = re.compile(r"[\ufffd\x00-\x08\x0e-\x1f\x7f-\x9f]|[ÃÂâ][\u0080-\u00b
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """A checkpoint's tokenizer, without the padding and truncation that its file may ask for."""
-    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+    """A checkpoint's tokenizer, without the padding and truncation that its file may ask for.
+
+    Raises StageError where it is missing.
+    """
+    tokenizer = Tokenizer.from_file(str(require(folder / TOKENIZER_FILE, "run the fetch stage")))
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer

@@ -30,15 +30,16 @@ from stages.data_report import (
     word_counts,
 )
 from stages.duplicates import SHINGLE, THRESHOLD, near_duplicates
-from stages.files import read_json, replacing, write_json
+from stages.figures import save
+from stages.files import write_json
 from stages.html import paragraph, picture, table, write_section
+from stages.inputs import read_earlier, require
 from stages.params import load
 from stages.paths import LINEAR, METRICS, PLOTS, PREPARED, PRETRAINED
 from stages.stage import stage
 
 log = logging.getLogger(__name__)
 
-SPLITS = ("train", "validation", "test")
 SHOWN = 10
 SHOWN_CHARACTERS = 100
 
@@ -77,8 +78,11 @@ def find_oddities(splits: Mapping[str, Dataset]) -> tuple[list[list[Any]], list[
     return [[split, what, count] for (split, what), count in counts.items()], posts
 
 
-def plot_lengths(path: Path, lengths: Mapping[str, Mapping[str, np.ndarray]], max_tokens: int) -> None:
-    """Share of posts of at most so many tokens, a panel for each tokenizer and a line for each split."""
+def plot_lengths(path: Path, lengths: Mapping[str, Mapping[str, np.ndarray]], max_tokens: int) -> Figure:
+    """Share of posts of at most so many tokens, a panel for each tokenizer and a line for each split.
+
+    Returns the figure that it wrote.
+    """
     figure = Figure(figsize=(5 * len(lengths), 3.5), layout="constrained")
     panels = figure.subplots(1, len(lengths), squeeze=False, sharey=True)[0]
     for axes, (name, splits) in zip(panels, lengths.items(), strict=True):
@@ -89,8 +93,7 @@ def plot_lengths(path: Path, lengths: Mapping[str, Mapping[str, np.ndarray]], ma
         axes.set_xlabel(f"tokens of a post ({name})")
     panels[0].set_ylabel("share of posts")
     panels[0].legend()
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+    return save(figure, path)
 
 
 def describe(
@@ -180,7 +183,8 @@ def main() -> None:
     with stage("describe"):
         params = load()
         max_tokens = params.train.max_tokens
-        splits = {name: load_split(PREPARED, name) for name in SPLITS}
+        splits = {name: load_split(PREPARED, name) for name in ("train", "validation", "test")}
+        linear = Linear.load(require(LINEAR, "run the wide stage"))
         texts = {name: list(split["clean"]) for name, split in splits.items()}
         tokenizers = {name: load_tokenizer(PRETRAINED / name) for name in params.train.candidates}
         lengths = {
@@ -189,8 +193,8 @@ def main() -> None:
         }
         known = set(word_counts(text.lower() for text in texts["train"]))
         odd, odd_posts = find_oddities(splits)
-        figures = describe(splits, lengths, Linear.load(LINEAR), max_tokens)
-        figures |= read_json(PREPARED / COUNTS_FILE)
+        figures = describe(splits, lengths, linear, max_tokens)
+        figures |= read_earlier(PREPARED / COUNTS_FILE)
         figures["odd"] = odd
         figures["out_of_vocabulary"] = {
             name: vocabulary_report(texts["test"], tokenizer, known) for name, tokenizer in tokenizers.items()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, List, Value
@@ -19,6 +21,7 @@ from stages.corpus import label_names, load_split, save_split
 from stages.evaluation import examples, measure
 from stages.evaluation_page import section
 from stages.files import replacing, write_csv, write_json
+from stages.inputs import require
 from stages.params import load
 from stages.paths import BASELINE, EVALUATION, EVALUATION_SECTION, FUSED, METRICS, PLOTS, PREPARED
 from stages.scoring import load_predictor, raw_scores, save_logits
@@ -36,7 +39,7 @@ def main() -> None:
         splits = {name: load_split(PREPARED, name) for name in ("validation", "test")}
         evaluate(
             predictor,
-            load_baseline(BASELINE),
+            Linear.load(require(BASELINE, "run the baseline stage")),
             splits["validation"],
             splits["test"],
             seed=params.seed,
@@ -56,42 +59,54 @@ def evaluate(
     plots_folder: Path,
     evaluation_folder: Path,
 ) -> None:
-    """Measure the systems of `evaluation.systems` on both splits and write metrics, plots, the test predictions, and
-    the section of the report that `select` takes over where this candidate ships.
+    """Measure the baseline and `systems` on both splits and write metrics; and of test plots, the predictions, and the
+    section of the report that `select` takes over where this candidate ships.
 
     Raises StageError where a split knows other classes than the bundle.
     """
-    for name, split in (("validation", validation), ("test", test)):
+    splits = {"validation": validation, "test": test}
+    for name, split in splits.items():
         check_labels(predictor, split, name)
-    names, report = predictor.labels, {}
-    for name, split in (("validation", validation), ("test", test)):
-        answers, fast, logits = systems(predictor, split["text"], name)
-        actual, shipped = np.array(split["label"]), answers["shipped"]
-        # Linear scores are no probabilities, but to the measures of order they are as good.
-        answers["baseline"] = softmax(baseline.scores(split["clean"]))
-        abstained = predictor.fusion.abstains(shipped)
-        lengths = np.array([len(text.split()) for text in split["clean"]])
-        report[name] = measure(actual, answers, fast, abstained, lengths, names, seed)
-    report = metrics.rounded(report)
+    results = {name: judge(predictor, baseline, split, name, seed) for name, split in splits.items()}
+    report = {name: metrics.rounded(result.figures) for name, result in results.items()}
     write_json(metrics_file, report)
 
-    # The loop ends on the test split, whose answers are what the pictures and later stages are about.
-    draw(plots_folder, actual, answers["uncalibrated"], shipped, names, abstained)
-    save_split(predictions(test, shipped, fast, list(names)), evaluation_folder, "test")
-    save_logits(logits, evaluation_folder)
-    pairs = [(names.index(a), names.index(p)) for a, p, _ in report["test"]["most_confused"]]
-    found = examples(pairs, actual, shipped.argmax(axis=1), shipped.max(axis=1), test["text"])
-    parts = section(report["test"], predictor.fusion.reject, found, plots_folder)
+    # The answers to test are what the pictures and later stages are about.
+    judged, figures, names = results["test"], report["test"], predictor.labels
+    draw(plots_folder, judged, names)
+    save_split(predictions(test, judged.shipped, list(names)), evaluation_folder, "test")
+    save_logits(judged.logits, evaluation_folder)
+    pairs = [(names.index(a), names.index(p)) for a, p, _ in figures["most_confused"]]
+    found = examples(pairs, judged.actual, judged.shipped.argmax(axis=1), judged.shipped.max(axis=1), test["text"])
+    parts = section(figures, predictor.fusion.reject, found, plots_folder)
     with replacing(evaluation_folder / EVALUATION_SECTION) as temporary:
         temporary.write_text("\n".join(parts) + "\n", encoding="utf-8")
 
 
-def load_baseline(folder: Path) -> Linear:
-    """The measure to beat. Raises StageError where it is missing."""
-    try:
-        return Linear.load(folder)
-    except FileNotFoundError as error:
-        raise StageError(f"{error.filename} is missing: run the baseline stage, or simply dvc repro") from None
+@dataclass(frozen=True)
+class Judged:
+    """A split as it was answered, and how well.
+
+    actual: int [posts]. uncalibrated, shipped: probabilities of these systems, logits: the transformer's, [posts,
+    classes] each. figures: of `evaluation.measure`, unrounded.
+    """
+
+    actual: np.ndarray
+    uncalibrated: np.ndarray
+    shipped: np.ndarray
+    logits: np.ndarray
+    figures: dict[str, Any]
+
+
+def judge(predictor: Predictor, baseline: Linear, split: Dataset, name: str, seed: int) -> Judged:
+    """Have the bundle's systems and the baseline answer a split, and measure them. name: of the split."""
+    answers, fast, logits = systems(predictor, split["text"], name)
+    # Linear scores are no probabilities, but to the measures of order they are as good.
+    answers["baseline"] = softmax(baseline.scores(split["clean"]))
+    actual, abstained = np.array(split["label"]), predictor.fusion.abstains(answers["shipped"])
+    lengths = np.array([len(text.split()) for text in split["clean"]])
+    figures = measure(actual, answers, fast, abstained, lengths, predictor.labels, seed)
+    return Judged(actual, answers["uncalibrated"], answers["shipped"], logits, figures)
 
 
 def check_labels(predictor: Predictor, split: Dataset, name: str) -> None:
@@ -105,8 +120,8 @@ def check_labels(predictor: Predictor, split: Dataset, name: str) -> None:
 def systems(
     predictor: Predictor, texts: Sequence[str], name: str
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """The probabilities of `evaluation.systems` for raw posts, which of them the linear part answers alone, and the
-    transformer's logits.
+    """Raw posts answered by each part of a bundle and by the whole (`evaluation.probabilities`), which of them the
+    linear part answers alone, and the transformer's logits.
 
     The transformer runs once for all systems.
     """
@@ -117,52 +132,38 @@ def systems(
             parts.append(raw_scores(predictor, cleaned))
             progress.update(len(cleaned))
     logits, scores = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return evaluation.systems(predictor.fusion, logits, scores), predictor.fusion.sure(scores), logits
+    return evaluation.probabilities(predictor.fusion, logits, scores), predictor.fusion.sure(scores), logits
 
 
-def draw(
-    folder: Path,
-    actual: np.ndarray,
-    before: np.ndarray,
-    shipped: np.ndarray,
-    names: tuple[str, ...],
-    abstained: np.ndarray,
-) -> None:
+def draw(folder: Path, judged: Judged, names: tuple[str, ...]) -> None:
     """Write the pictures of an evaluation, and the same as tables for DVC's own plots."""
+    actual, shipped, figures = judged.actual, judged.shipped, judged.figures["shipped"]
     predicted = shipped.argmax(axis=1)
     plots.confusion_matrix(folder / "confusion.png", metrics.confusion(actual, predicted, len(names)), names)
     rows = [[names[a], names[p]] for a, p in zip(actual, predicted, strict=True)]
     write_csv(folder / "confusion.csv", ["actual", "predicted"], rows)
 
-    curves = {"before calibration": reliability(actual, before), "as shipped": reliability(actual, shipped)}
-    plots.reliability_diagram(folder / "reliability.png", curves)
-    curve = curves["as shipped"]
+    before, after = "before calibration", "as shipped"
+    curves = {before: reliability(actual, judged.uncalibrated), after: reliability(actual, shipped)}
+    errors = {before: figures["ece_before"], after: figures["ece"]}
+    plots.reliability_diagram(folder / "reliability.png", curves, errors)
+    curve = curves[after]
     filled = [metrics.rounded([float(v) for v in bin_]) for bin_ in zip(*curve.values(), strict=True) if bin_[2]]
     write_csv(folder / "reliability.csv", list(curve), filled)
 
     coverage, risk = risk_coverage(actual, shipped)
-    plots.risk_coverage_curve(folder / "risk_coverage.png", coverage, risk, float(1 - abstained.mean()))
+    plots.risk_coverage_curve(folder / "risk_coverage.png", coverage, risk, figures["risk_area"], figures["answered"])
     points = np.unique(np.linspace(0, len(actual) - 1, CURVE_POINTS).astype(int))
     table = [metrics.rounded([float(coverage[i]), float(risk[i])]) for i in points]
     write_csv(folder / "risk_coverage.csv", ["coverage", "risk"], table)
 
 
-def predictions(split: Dataset, probabilities: np.ndarray, fast: np.ndarray, names: list[str]) -> Dataset:
-    """One row a post: id, label, predicted, confidence, path ("linear" or "full") and all probabilities."""
-    columns = {
-        "id": split["id"],
-        "label": split["label"],
-        "predicted": probabilities.argmax(axis=1),
-        "confidence": probabilities.max(axis=1),
-        "path": ["linear" if alone else "full" for alone in fast],
-        "probabilities": probabilities.astype(np.float32),
-    }
+def predictions(split: Dataset, probabilities: np.ndarray, names: list[str]) -> Dataset:
+    """One row a post: id, label and all probabilities."""
+    columns = {"id": split["id"], "label": split["label"], "probabilities": probabilities.astype(np.float32)}
     kinds = {
         "id": Value("string"),
         "label": ClassLabel(names=names),
-        "predicted": ClassLabel(names=names),
-        "confidence": Value("float64"),
-        "path": Value("string"),
         "probabilities": List(Value("float32")),
     }
     return Dataset.from_dict(columns, Features(kinds))

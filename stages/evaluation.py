@@ -17,7 +17,7 @@ LINEAR = ("baseline", "wide")  # whose scores are no probabilities
 EXAMPLES = 2  # posts shown of each confused pair
 
 
-def systems(fusion: Fusion, logits: np.ndarray, scores: np.ndarray) -> dict[str, np.ndarray]:
+def probabilities(fusion: Fusion, logits: np.ndarray, scores: np.ndarray) -> dict[str, np.ndarray]:
     """Probabilities [posts, classes] from each part of a bundle and from the whole.
 
     deep: the transformer as trained, uncalibrated. wide: the linear part, whose scores are no log-probabilities: read
@@ -45,7 +45,7 @@ def measure(
 ) -> dict[str, Any]:
     """The figures of one split: every system with 95% bootstrap intervals, what ships in detail and what it gains.
 
-    answers: of `systems`, and of the `baseline`, probabilities [posts, classes]. fast: which posts the linear part
+    answers: `probabilities`, and of the `baseline`, probabilities [posts, classes]. fast: which posts the linear part
     answers alone; abstained: which get no answer, bool [posts]. lengths: words of each post. Intervals, classes,
     confusions and groups are lists: they stay in the file, and out of the table of `dvc metrics show`.
     """

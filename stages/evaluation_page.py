@@ -22,7 +22,7 @@ EXCERPT = 400  # characters of an example
 def section(
     report: dict[str, Any], reject: float, examples: Sequence[Sequence[tuple[str, float]]], pictures: Path
 ) -> list[str]:
-    """HTML parts from one split's figures as `evaluate.measure` gives them.
+    """HTML parts from one split's figures as `evaluation.measure` gives them.
 
     reject: the probability below which an answer abstains. examples: of each of `most_confused`'s pairs, (text,
     confidence) each. pictures: the folder with the PNG files of `evaluate.draw`.

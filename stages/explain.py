@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,10 +19,11 @@ from stages import explain_page, html, plots
 from stages.comparison import compare, judge, stability, verdict
 from stages.corpus import label_names, load_split
 from stages.explanation import METHODS, Effort, Explanation, best_words, explain_text
-from stages.files import read_json, write_json
+from stages.files import write_json
+from stages.inputs import selected_name
 from stages.metrics import rounded
 from stages.params import load
-from stages.paths import EVALUATION, METRICS, PLOTS, PREPARED, SELECTED, SELECTED_FILE
+from stages.paths import EVALUATION, METRICS, PLOTS, PREPARED, SELECTED
 from stages.scoring import load_logits, load_predictor
 from stages.stage import StageError, stage
 
@@ -39,12 +39,15 @@ def main() -> None:
     source.add_argument("--text", help="explain this post with the selected bundle and print a table")
     source.add_argument("--file", type=Path, help="the same with the post in this UTF-8 file")
     arguments = parser.parse_args()
-    if arguments.text is not None or arguments.file is not None:
-        print_explanation(arguments.text, arguments.file)
-        return
-    with stage("explain"):
+    own = arguments.text is not None or arguments.file is not None
+    with stage("explain", timed=not own):
         params = load()
         settings = params.explain
+        effort = Effort(settings.samples, settings.steps, params.seed)
+        if own:
+            text = read_post(arguments.file) if arguments.text is None else arguments.text
+            print_explanation(load_predictor(SELECTED), text, settings.top, effort)
+            return
         # A limited corpus is a quick look at the whole chain.
         quick = params.data.limit > 0
         test = load_split(PREPARED, "test")
@@ -55,18 +58,10 @@ def main() -> None:
             posts=min(settings.posts, 4) if quick else settings.posts,
             shown=min(settings.shown, 2) if quick else settings.shown,
             top=settings.top,
-            effort=Effort(settings.samples, settings.steps, params.seed),
+            effort=effort,
             plot=PLOTS / "explain.png",
             metrics_file=METRICS / "explain.json",
         )
-
-
-def selected_name(bundle: Path) -> str:
-    """The candidate behind the selected bundle. Raises StageError where nothing has been selected."""
-    try:
-        return read_json(bundle / SELECTED_FILE)["name"]
-    except FileNotFoundError as error:
-        raise StageError(f"{error.filename} is missing: run the select stage, or simply dvc repro") from None
 
 
 def explain(
@@ -176,18 +171,9 @@ def draw_faithfulness(path: Path, methods: dict[str, dict[str, float]]) -> None:
     plots.faithfulness(path, [names[name] for name in methods], scores)
 
 
-def print_explanation(text: str | None, file: Path | None) -> None:
-    """Print the strongest words of one raw post by every method. Exits with status 1 on StageError."""
-    try:
-        params = load()
-        if file is not None:
-            text = read_post(file)
-        effort = Effort(params.explain.samples, params.explain.steps, params.seed)
-        predictor = load_predictor(SELECTED)
-        explanation = explain_text(predictor, text or "", effort)
-    except StageError as error:
-        sys.exit(f"explain: {error}")
-    print(format_table(explanation, predictor.labels, params.explain.top))
+def print_explanation(predictor: Predictor, text: str, top: int, effort: Effort) -> None:
+    """Print the strongest words of one raw post by every method. Raises StageError where it has none."""
+    print(format_table(explain_text(predictor, text, effort), predictor.labels, top))
 
 
 def read_post(file: Path) -> str:

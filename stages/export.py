@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,22 @@ import onnx
 import torch
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from handlers.fusion import Fusion
+from handlers.linear import Linear
 from handlers.model import WEIGHTS_FILE, Classifier
 from handlers.onnx_engine import GRAPH_FILE, OnnxEngine
 from handlers.predictor import Predictor
 from stages.corpus import load_split
-from stages.files import read_json, remove, replacing, sha256, write_csv, write_json
+from stages.files import remove, replacing, sha256, write_csv, write_json
 from stages.footprint import footprint
 from stages.hardware import choose_device
+from stages.inputs import selected_name
 from stages.params import load
 from stages.parity import Parity, compare, float32_faults, reduced_faults
-from stages.paths import EVALUATION, METRICS, ONNX, PLOTS, PREPARED, SELECTED, SELECTED_FILE
+from stages.paths import EVALUATION, METRICS, ONNX, PLOTS, PREPARED, SELECTED
 from stages.quantization import SCOPES, Quantizer, saturates, sensitivity
-from stages.scoring import load_logits, raw_scores
-from stages.serving_plot import draw_sensitivity
+from stages.scoring import load_logits
+from stages.sensitivity_plot import draw_sensitivity
 from stages.stage import stage
 from stages.variants import FLOAT16, FLOAT32, INT8, TORCH
 
@@ -105,14 +108,60 @@ def row(parity: Parity, weights: Path, faults: list[str], model: Path) -> dict[s
     }
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What every graph is held against: PyTorch's answers to the test posts.
+
+    cleaned: the posts. labels: int [posts]. logits: PyTorch's, scores: the linear part's, [posts, classes] each.
+    """
+
+    bundle: Path
+    cleaned: list[str]
+    labels: np.ndarray
+    logits: np.ndarray
+    scores: np.ndarray
+    fusion: Fusion
+
+    def parity(self, logits: np.ndarray) -> Parity:
+        """How answers of these logits compare."""
+        return compare(logits, self.logits, self.scores, self.labels, self.fusion)
+
+
+def judge(
+    name: str, graph: Path, gate: Callable[[Parity], list[str]], reference: Reference, device: str
+) -> dict[str, Any]:
+    """Hold one graph against PyTorch: its row of export.json.
+
+    gate: the faults of what it is given. A graph that has some is removed with its folder, and a warning says why.
+    """
+    predictor = Predictor(reference.bundle, OnnxEngine(graph, device=device))
+    parity = reference.parity(predictor.logits([item.ids for item in predictor.encoder(reference.cleaned)]))
+    faults = gate(parity)
+    if name == INT8 and saturates(graph):
+        faults.append("its weights are so large that processors without VNNI would answer differently")
+    found = row(parity, graph, faults, graph)
+    log.info("%s: %s", name, found)
+    if faults:
+        log.warning("%s is not packaged: %s", name, "; ".join(faults))
+        remove(graph.parent)
+    return found
+
+
 def main() -> None:
     with stage("export"):
         params = load()
         settings = params.export
         train, validation, test = (load_split(PREPARED, split) for split in ("train", "validation", "test"))
-        labels = np.asarray(test["label"])
-        # PyTorch's own answers to the whole split: `evaluate` asked it once, which is enough.
-        reference = load_logits(EVALUATION / read_json(SELECTED / SELECTED_FILE)["name"], len(test))
+        cleaned = list(test["clean"])
+        reference = Reference(
+            SELECTED,
+            cleaned,
+            np.asarray(test["label"]),
+            # PyTorch's own answers to the whole split: `evaluate` asked it once, which is enough.
+            load_logits(EVALUATION / selected_name(SELECTED), len(test)),
+            Linear.load(SELECTED).scores(cleaned),
+            Fusion.load(SELECTED),
+        )
 
         def reduced(parity: Parity) -> list[str]:
             return reduced_faults(parity, settings.reduced_agreement, settings.reduced_f1_loss)
@@ -124,7 +173,7 @@ def main() -> None:
         if (device := choose_device().type) == "cuda":
             # A CPU has no products in float16: it would convert every weight and activation back, pass by pass.
             gates[FLOAT16] = reduced
-        metrics: dict[str, Any] = {}
+        metrics = {TORCH: row(reference.parity(reference.logits), SELECTED / WEIGHTS_FILE, [], SELECTED)}
         with replacing(ONNX) as folder:
             graphs = {name: folder / name / GRAPH_FILE for name in gates}
             export_onnx(SELECTED, graphs[FLOAT32], settings.opset, params.package.version)
@@ -137,21 +186,7 @@ def main() -> None:
             with Quantizer(graphs[FLOAT32], SELECTED, seen) as quantizer:
                 quantizer.write(graphs[INT8])
                 costs = sensitivity(quantizer, sample)
-            for name, graph in graphs.items():
-                predictor = Predictor(SELECTED, OnnxEngine(graph, device=device))
-                logits, scores = raw_scores(predictor, list(test["clean"]))
-                if not metrics:
-                    same = compare(reference, reference, scores, labels, predictor.fusion)
-                    metrics[TORCH] = row(same, SELECTED / WEIGHTS_FILE, [], SELECTED)
-                parity = compare(logits, reference, scores, labels, predictor.fusion)
-                faults = gates[name](parity)
-                if name == INT8 and saturates(graph):
-                    faults.append("its weights are so large that processors without VNNI would answer differently")
-                metrics[name] = row(parity, graph, faults, graph)
-                log.info("%s: %s", name, metrics[name])
-                if faults:
-                    log.warning("%s is not packaged: %s", name, "; ".join(faults))
-                    remove(graph.parent)
+            metrics |= {name: judge(name, graph, gates[name], reference, device) for name, graph in graphs.items()}
         table = [[module, round(same, 4), round(difference, 5)] for module, same, difference in costs]
         write_csv(PLOTS / "sensitivity.csv", ["layer", "agreement", "mean_logit"], table)
         draw_sensitivity(table, PLOTS / "sensitivity.png")

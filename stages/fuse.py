@@ -183,25 +183,20 @@ def main() -> None:
         with replacing(FUSED / candidate) as folder:
             # The neutral fusion makes a bundle that a predictor can read; the fitted one replaces it.
             assemble(DEEP / candidate, LINEAR, PREPARED, Fusion(1.0, 0.0, 1.0, None), folder)
-            logits, scores = raw_scores(load_predictor(folder), list(validation["clean"]))
-            fusion = fit(logits, scores, labels, params.fuse)
-            fusion.save(folder)
             predictor = load_predictor(folder)
+            logits, scores = raw_scores(predictor, list(validation["clean"]))
+            predictor.fusion = fusion = fit(logits, scores, labels, params.fuse)
+            fusion.save(folder)
             drift.save(reference(predictor.predict(list(validation["text"])), predictor.labels), folder)
         skipped = float(fusion.sure(scores).mean())
         answered = 1 - float(fusion.abstains(fusion.shipped(logits, scores)).mean())
         likelihood = negative_log_likelihood(fusion.full(logits, scores), labels)
-        metrics = {
-            "deep": round(fusion.deep, 4),
-            "wide": round(fusion.wide, 4),
-            "flat": round(fusion.flat, 4),
-            "fast": round(fusion.fast, 4),
-            "fast_flat": round(fusion.fast_flat, 4),
-            "margin": None if fusion.margin is None else round(fusion.margin, 4),
-            "reject": round(fusion.reject, 4),
-            "skipped": round(skipped, 4),
-            "answered": round(answered, 4),
-            "validation_nll": round(likelihood, 4),
+        # What was fitted has its DIGITS already.
+        fitted = ("deep", "wide", "flat", "fast", "fast_flat", "margin", "reject")
+        metrics = {name: getattr(fusion, name) for name in fitted} | {
+            "skipped": round(skipped, DIGITS),
+            "answered": round(answered, DIGITS),
+            "validation_nll": round(likelihood, DIGITS),
         }
         write_json(METRICS / "fuse" / f"{candidate}.json", metrics)
         log.info("%s", metrics)

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation and of an explanation, as small PNG files that are the same for the same figures."""
+"""Pictures of an evaluation and of an explanation, as PNG files. Each function returns the figure that it wrote."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from stages.files import replacing
+from stages.figures import save
 
 FOR = "#2166ac"
+DPI = 100
 
 
-def confusion_matrix(path: Path, matrix: np.ndarray, names: Sequence[str]) -> None:
+def confusion_matrix(path: Path, matrix: np.ndarray, names: Sequence[str]) -> Figure:
     """Counts [actual, predicted], each row shaded by its share of the class."""
     size = 2.5 + 0.42 * len(names)
     figure = Figure(figsize=(size, size), layout="constrained")
@@ -28,40 +29,46 @@ def confusion_matrix(path: Path, matrix: np.ndarray, names: Sequence[str]) -> No
     axes.set_yticks(range(len(names)), labels, fontsize=8)
     axes.set_xlabel("predicted")
     axes.set_ylabel("actual")
-    _save(figure, path)
+    return save(figure, path, DPI)
 
 
-def reliability_diagram(path: Path, curves: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """Accuracy over confidence, one line for each named `confidence.reliability`; below, the shares of posts."""
+def reliability_diagram(
+    path: Path, curves: Mapping[str, Mapping[str, np.ndarray]], errors: Mapping[str, float]
+) -> Figure:
+    """Accuracy over confidence, one line for each named `confidence.reliability`; below, the shares of posts.
+
+    errors: expected calibration error of each, by the same names.
+    """
     figure = Figure(figsize=(5, 6), layout="constrained")
     upper, lower = figure.subplots(2, height_ratios=[3, 1], sharex=True)
     upper.plot([0, 1], [0, 1], color="grey", linestyle=":", label="calibrated")
     for name, curve in curves.items():
         filled = curve["share"] > 0
-        error = np.sum(curve["share"][filled] * np.abs(curve["confidence"] - curve["accuracy"])[filled])
-        upper.plot(
-            curve["confidence"][filled], curve["accuracy"][filled], marker="o", label=f"{name} (ECE {error:.3f})"
-        )
+        label = f"{name} (ECE {errors[name]:.3f})"
+        upper.plot(curve["confidence"][filled], curve["accuracy"][filled], marker="o", label=label)
         edges = np.linspace(0, 1, len(curve["share"]) + 1)
         lower.stairs(curve["share"], edges, label=name)
     upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     upper.legend(fontsize=8)
     lower.set(xlabel="confidence", ylabel="share of posts")
-    _save(figure, path)
+    return save(figure, path, DPI)
 
 
-def risk_coverage_curve(path: Path, coverage: np.ndarray, risk: np.ndarray, answered: float) -> None:
-    """Share of wrong answers over the share of posts answered, the surest first; a mark where the model abstains."""
+def risk_coverage_curve(path: Path, coverage: np.ndarray, risk: np.ndarray, area: float, answered: float) -> Figure:
+    """Share of wrong answers over the share of posts answered, the surest first; a mark where the model abstains.
+
+    area: under the curve. answered: share of posts that the model answers.
+    """
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.subplots()
-    axes.plot(coverage, risk, label=f"area {risk.mean():.3f}")
+    axes.plot(coverage, risk, label=f"area {area:.3f}")
     axes.axvline(answered, color="grey", linestyle=":", label=f"answered: {answered:.1%}")
     axes.set(xlabel="share of posts answered", ylabel="of these wrong", xlim=(0, 1), ylim=(0, None))
     axes.legend(fontsize=8)
-    _save(figure, path)
+    return save(figure, path, DPI)
 
 
-def attention_map(path: Path, words: Sequence[str], weights: np.ndarray) -> None:
+def attention_map(path: Path, words: Sequence[str], weights: np.ndarray) -> Figure:
     """Attention from each word (row) to each word (column), [words, words]; readable up to some thirty words."""
     size = 1.5 + 0.22 * len(words)
     figure = Figure(figsize=(size, size), layout="constrained")
@@ -73,10 +80,10 @@ def attention_map(path: Path, words: Sequence[str], weights: np.ndarray) -> None
     axes.set_yticks(range(len(words)), labels, fontsize=7)
     axes.set_xlabel("attended to")
     axes.set_ylabel("from")
-    _save(figure, path)
+    return save(figure, path, DPI)
 
 
-def attention_heads(path: Path, weights: np.ndarray) -> None:
+def attention_heads(path: Path, weights: np.ndarray) -> Figure:
     """Attention of each head, [heads, words, words], as small maps without words: what kinds of heads there are."""
     columns = min(4, len(weights))
     rows = -(-len(weights) // columns)
@@ -87,10 +94,10 @@ def attention_heads(path: Path, weights: np.ndarray) -> None:
         if number < len(weights):
             axes.imshow(weights[number], cmap="viridis", vmin=0, vmax=np.quantile(weights[number], 0.98))
             axes.set_title(f"head {number + 1}", fontsize=8)
-    _save(figure, path)
+    return save(figure, path, DPI)
 
 
-def faithfulness(path: Path, names: Sequence[str], scores: Mapping[str, np.ndarray]) -> None:
+def faithfulness(path: Path, names: Sequence[str], scores: Mapping[str, np.ndarray]) -> Figure:
     """One panel a score, one line a method: mean and 95% interval. scores: title to [methods, 3] of mean, low, high."""
     figure = Figure(figsize=(4.2 * len(scores), 0.8 + 0.3 * len(names)), layout="constrained")
     panels = figure.subplots(1, len(scores), sharey=True, squeeze=False)[0]
@@ -102,15 +109,9 @@ def faithfulness(path: Path, names: Sequence[str], scores: Mapping[str, np.ndarr
         axes.tick_params(labelsize=8)
     panels[0].set_yticks(range(len(names)), names)
     panels[0].invert_yaxis()
-    _save(figure, path)
+    return save(figure, path, DPI)
 
 
 def _plain(text: str, limit: int) -> str:
     """Text for a picture: cut, and without the dollar that would start a formula."""
     return (text if len(text) <= limit else text[: limit - 1] + "…").replace("$", r"\$")
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with replacing(path) as temporary:
-        # The format is named because the temporary file's name does not end in .png.
-        figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})

@@ -89,7 +89,7 @@ class Quantizer:
         self._folder.cleanup()
 
     def write(self, target: Path, nodes: Collection[str] = ()) -> None:
-        """Write the graph with the named operators in int8; with none named, all that have weights."""
+        """Write the graph, checked, with the named operators in int8; with none named, all that have weights."""
         tables = weighted(self._prepared, TABLES)
         chosen = list(nodes) or [node.name for node in [*weighted(self._prepared, PRODUCTS), *tables]]
         with replacing(target) as temporary:
@@ -113,6 +113,7 @@ class Quantizer:
                     "TensorQuantOverrides": {node.input[0]: [{"quant_type": QuantType.QUInt8}] for node in tables},
                 },
             )
+            onnx.checker.check_model(temporary, full_check=True)
 
 
 def saturates(graph: Path) -> bool:

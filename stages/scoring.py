@@ -11,6 +11,7 @@ from handlers.predictor import Predictor
 from handlers.torch_engine import TorchEngine
 from stages.files import replacing
 from stages.hardware import choose_device, use_own_cores
+from stages.inputs import require
 from stages.stage import StageError
 
 LOGITS_FILE = "logits.npy"
@@ -42,9 +43,7 @@ def save_logits(logits: np.ndarray, folder: Path) -> None:
 
 def load_logits(folder: Path, posts: int) -> np.ndarray:
     """What `save_logits` wrote. Raises StageError where it is missing or is not of that many posts."""
-    path = folder / LOGITS_FILE
-    if not path.is_file():
-        raise StageError(f"{path} is missing: run the evaluate stage, or simply dvc repro")
+    path = require(folder / LOGITS_FILE, "run the evaluate stage")
     logits = np.load(path)
     if len(logits) != posts:
         raise StageError(f"{path} is of {len(logits)} posts, the split has {posts}: run the evaluate stage again")

@@ -12,8 +12,9 @@ from datasets import Dataset
 from stages import metrics
 from stages.corpus import load_split
 from stages.evaluation_page import candidates
-from stages.files import copy_into, read_json, replacing, write_json
+from stages.files import copy_into, replacing, write_json
 from stages.html import paragraph, write_section
+from stages.inputs import read_earlier, require
 from stages.params import load
 from stages.paths import EVALUATION, EVALUATION_SECTION, FUSED, METRICS, SELECTED, SELECTED_FILE
 from stages.stage import StageError, stage
@@ -23,14 +24,14 @@ def main() -> None:
     with stage("select"):
         params = load()
         names = params.train.candidates
-        reports = {name: read_figures(METRICS / "candidates" / f"{name}.json") for name in names}
-        baseline = read_figures(METRICS / "baseline.json")
+        reports = {name: read_earlier(METRICS / "candidates" / f"{name}.json") for name in names}
+        baseline = read_earlier(METRICS / "baseline.json")
         name = choose({name: report["validation"]["shipped"]["macro_f1"] for name, report in reports.items()})
         answers = {candidate: load_split(EVALUATION / candidate, "test") for candidate in names}
         gains = {other: gain(answers[name], answers[other], params.seed) for other in names if other != name}
         publish(FUSED / name, SELECTED, {"name": name, "validation": headline(reports[name]["validation"]["shipped"])})
         write_json(METRICS / "quality.json", quality(name, reports, baseline, gains))
-        evaluated = (EVALUATION / name / EVALUATION_SECTION).read_text(encoding="utf-8")
+        evaluated = require(EVALUATION / name / EVALUATION_SECTION).read_text(encoding="utf-8")
         write_section("evaluation", paragraph(f"The candidate that ships: {name}."), evaluated, *candidates(gains))
         print(f"selected: {name}")
 
@@ -46,14 +47,6 @@ def gain(first: Dataset, second: Dataset, seed: int) -> dict[str, Any]:
     return metrics.rounded(metrics.paired_gain(np.array(first["label"]), *systems, seed))
 
 
-def read_figures(path: Path) -> dict[str, Any]:
-    """A metrics file of an earlier stage. Raises StageError where it is missing."""
-    try:
-        return read_json(path)
-    except FileNotFoundError:
-        raise StageError(f"{path} is missing: run the stage that writes it, or simply dvc repro") from None
-
-
 def choose(validation: dict[str, float]) -> str:
     """The name with the best validation macro-F1; of equals, the first named."""
     return max(validation, key=lambda name: validation[name])
@@ -61,10 +54,8 @@ def choose(validation: dict[str, float]) -> str:
 
 def publish(bundle: Path, target: Path, choice: dict[str, Any]) -> None:
     """Copy the chosen bundle to `target` and write down the choice beside it. Raises StageError without a bundle."""
-    if not bundle.is_dir():
-        raise StageError(f"{bundle} is missing: run the fuse stage, or simply dvc repro")
     with replacing(target) as temporary:
-        copy_into(temporary, bundle)
+        copy_into(temporary, require(bundle, "run the fuse stage"))
         write_json(temporary / SELECTED_FILE, choice)
 
 

@@ -1,4 +1,4 @@
-"""What the benchmark's and the export's figures look like as pictures."""
+"""What the benchmark's figures look like as pictures. Each function returns the figure that it wrote."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from scipy.optimize import isotonic_regression
 
-from stages.files import replacing
+from stages.figures import save
 
 COLUMNS = (
     "variant",
@@ -32,7 +31,7 @@ COLUMNS = (
 )
 
 
-def draw_curves(table: Sequence[Sequence[Any]], slo_ms: float, path: Path) -> None:
+def draw_curves(table: Sequence[Sequence[Any]], slo_ms: float, path: Path) -> Figure:
     """Latency against offered rate, a mark a run: p99 filled, p50 hollow, a cross where some got no right answer; each
     with the growing line that fits its marks best. The objective as a line. table: rows of COLUMNS."""
     cascades = list(dict.fromkeys(row[1] for row in table))
@@ -55,10 +54,10 @@ def draw_curves(table: Sequence[Sequence[Any]], slo_ms: float, path: Path) -> No
     handles, labels = panels[0].get_legend_handles_labels()
     cross = Line2D([], [], color="grey", marker="x", linestyle="none")
     figure.legend([*handles, cross], [*labels, "some were refused"], loc="outside lower center", ncols=4, fontsize=8)
-    _save(figure, path)
+    return save(figure, path)
 
 
-def draw_latencies(latencies: Mapping[str, Sequence[float]], slo_ms: float, path: Path) -> None:
+def draw_latencies(latencies: Mapping[str, Sequence[float]], slo_ms: float, path: Path) -> Figure:
     """Share of requests slower than a latency, a line a variant. latencies: ms of the raw samples, by variant."""
     figure, (axes,) = _figure(1)
     for variant, times in latencies.items():
@@ -70,10 +69,10 @@ def draw_latencies(latencies: Mapping[str, Sequence[float]], slo_ms: float, path
     axes.set(xlabel="latency, ms", ylabel="share of requests that are slower", xscale="log", yscale="log")
     _round_numbers(axes.xaxis)
     _finish(axes)
-    _save(figure, path)
+    return save(figure, path)
 
 
-def draw_quality(rows: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+def draw_quality(rows: Mapping[str, Mapping[str, Any]], path: Path) -> Figure:
     """Macro-F1 against capacity with its interval, a marker a variant: filled as deployed, hollow with the cascade off.
 
     rows: serving.json.
@@ -93,28 +92,11 @@ def draw_quality(rows: Mapping[str, Mapping[str, Any]], path: Path) -> None:
                 axes.errorbar(best, figures["macro_f1"], xerr=reach, fmt="o", **style)
     axes.set(xlabel="requests a second within the objective", ylabel="macro-F1 on the test split")
     _finish(axes)
-    _save(figure, path)
-
-
-def draw_sensitivity(table: Sequence[Sequence[Any]], path: Path) -> None:
-    """What int8 costs each layer: mean difference of a logit, the costliest on top.
-
-    table: rows of module, agreement, difference, the costliest first.
-    """
-    figure = Figure(figsize=(8, 1.5 + 0.2 * len(table)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.barh(range(len(table)), [row[2] for row in table])
-    names = [name if same == 1 else f"{name} ({same:.1%} of the classes the same)" for name, same, _ in table]
-    axes.set_yticks(range(len(table)), names, fontsize=7)
-    axes.invert_yaxis()
-    axes.set(xlabel="mean |difference of a logit| with this layer alone in int8")
-    _save(figure, path)
+    return save(figure, path)
 
 
 def _figure(panels: int) -> tuple[Figure, Sequence[Axes]]:
     figure = Figure(figsize=(5.5 * panels + (2 if panels == 1 else 0), 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
     return figure, figure.subplots(1, panels, squeeze=False)[0]
 
 
@@ -128,8 +110,3 @@ def _round_numbers(axis: Axis) -> None:
 def _finish(axes: Axes) -> None:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})

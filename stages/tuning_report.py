@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
-from stages.files import replacing, write_csv, write_json
+from stages.figures import save
+from stages.files import write_csv, write_json
 from stages.paths import METRICS, PLOTS
 
 FOLDER = PLOTS / "tuning"
@@ -57,8 +58,8 @@ def importance(study: optuna.Study, seed: int) -> dict[str, float]:
     return {name: round(value, 4) for name, value in found.items()}
 
 
-def slices(trials: Sequence[FrozenTrial], names: Sequence[str]) -> None:
-    """Score over each parameter, a panel each; hollow where the trial was pruned."""
+def slices(trials: Sequence[FrozenTrial], names: Sequence[str]) -> Figure:
+    """Score over each parameter, a panel each; hollow where the trial was pruned. Returns the figure that it wrote."""
     figure = Figure(figsize=(3 * len(names), 3), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), sharey=True, squeeze=False)[0], names, strict=True):
         for trial in trials:
@@ -67,18 +68,13 @@ def slices(trials: Sequence[FrozenTrial], names: Sequence[str]) -> None:
         axes.set(xlabel=name, xscale="log" if name == "lr" else "linear")
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("validation macro-F1")
-    _save(figure, "slices")
+    return save(figure, FOLDER / "slices.png")
 
 
-def bars(weights: Mapping[str, float]) -> None:
-    """Importance of each parameter, the largest on top."""
+def bars(weights: Mapping[str, float]) -> Figure:
+    """Importance of each parameter, the largest on top. Returns the figure that it wrote."""
     figure = Figure(figsize=(5, 0.5 + 0.4 * len(weights)), layout="constrained")
     axes = figure.subplots()
     axes.barh(list(weights)[::-1], list(weights.values())[::-1])
     axes.set_xlabel("share of the variance of validation macro-F1")
-    _save(figure, "importance")
-
-
-def _save(figure: Figure, name: str) -> None:
-    with replacing(FOLDER / f"{name}.png") as temporary:
-        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+    return save(figure, FOLDER / "importance.png")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,15 +9,13 @@ from scipy import sparse
 from sklearn.svm import LinearSVC
 
 from handlers.linear import Linear
-from stages.baseline import scored, vectorizer
 from stages.corpus import load_split
 from stages.files import replacing, write_json
+from stages.fitting import scored, vectorizer
 from stages.params import Wide, load
 from stages.paths import LINEAR, METRICS, PREPARED
 from stages.stage import stage
 from stages.tfidf import fit_transform
-
-log = logging.getLogger(__name__)
 
 
 def fit(texts: Sequence[str], labels: Sequence[int], settings: Wide, seed: int) -> Linear:

@@ -52,7 +52,11 @@ def test_plot_shows_every_table(tmp_path: Path) -> None:
             ["both", 0.7, 0.65, 0.75, 0.01, -0.02, 0.04, 1.1],
         ],
     }
-    plot(tmp_path / "ablation.png", tables)
+    panels = plot(tmp_path / "ablation.png", tables).axes
+    assert [axes.get_title() for axes in panels] == list(tables)
+    names = [[label.get_text() for label in axes.get_yticklabels()] for axes in panels]
+    assert names == [[row[0] for row in rows] for rows in tables.values()]
+    assert [axes.containers[0].lines[0].get_xdata().tolist() for axes in panels] == [[0.7], [0.7, 0.7]]
     assert (tmp_path / "ablation.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -24,6 +24,7 @@ from stages.data_report import (
     word_counts,
 )
 from stages.files import read_json, write_json
+from stages.stage import StageError
 from tests.conftest import LABELS
 
 
@@ -40,6 +41,20 @@ def test_lengths_count_special_tokens(tiny_bundle: Path) -> None:
     summary = length_summary(np.array([10, 20, 30, 40]), 30)
     assert summary["truncated"] == 0.25
     assert summary["quantiles"][-1] == 40
+    with pytest.raises(StageError, match=r"tokenizer\.json is missing: run the fetch stage"):
+        load_tokenizer(tiny_bundle / "none")
+
+
+def test_lengths_are_drawn_as_a_panel_a_tokenizer_and_a_line_a_split(tmp_path: Path) -> None:
+    lengths = {"minilm": {"train": np.array([3, 9]), "test": np.array([4])}, "bert": {"train": np.array([5])}}
+    panels = describe.plot_lengths(tmp_path / "lengths.png", lengths, 16).axes
+    assert [axes.get_xlabel() for axes in panels] == ["tokens of a post (minilm)", "tokens of a post (bert)"]
+    assert panels[0].get_ylabel() == "share of posts"
+    train, test, cut = panels[0].lines
+    assert [line.get_label() for line in (train, test, cut)] == ["train", "test", "train.max_tokens"]
+    assert train.get_xydata().tolist() == [[3, 0], [3, 0.5], [9, 1]] and cut.get_xdata()[0] == 16
+    assert test.get_xydata()[-1].tolist() == [4, 1]
+    assert len(panels[1].lines) == 2
 
 
 @pytest.fixture(params=["WordPiece", "byte-level BPE"])
@@ -148,3 +163,6 @@ def test_stage_writes_metrics_plot_and_section(
     assert "data:image/png;base64," in html
     assert "caf\ufffd" in html
     assert "<b>" not in html, "text is escaped"
+    shutil.rmtree(describe.LINEAR)
+    with pytest.raises(SystemExit, match="linear is missing: run the wide stage, or simply dvc repro"):
+        describe.main()

@@ -16,13 +16,15 @@ from handlers.fusion import Fusion
 from handlers.onnx_engine import GRAPH_FILE, OnnxEngine
 from handlers.predictor import Predictor
 from handlers.torch_engine import TorchEngine
-from stages.export import export_onnx, halve, spread
+from stages.export import Reference, export_onnx, halve, judge, spread
 from stages.files import sha256
 from stages.footprint import footprint
 from stages.parity import Parity, compare, float32_faults, reduced_faults
 from stages.quantization import Quantizer, layers, saturates, sensitivity
 from stages.scoring import load_logits, raw_scores, save_logits
+from stages.sensitivity_plot import draw_sensitivity
 from stages.stage import StageError
+from stages.variants import FLOAT16, FLOAT32, INT8
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +46,16 @@ def test_labels_and_limits_travel_in_the_graph(tiny_bundle: Path, graph: Path) -
     ours, theirs = TorchEngine(tiny_bundle), OnnxEngine(graph)
     assert (theirs.labels, theirs.max_tokens) == (ours.labels, ours.max_tokens)
     assert theirs.pad_id == ours.model.config.pad_id
-    proto = onnx.load(graph)
-    notes = {entry.key: entry.value for entry in proto.metadata_props}
-    assert (notes["version"], notes["weights_sha256"]) == ("1.2", sha256(tiny_bundle / "model.safetensors"))
-    assert [entry.version for entry in proto.opset_import if not entry.domain] == [20]
+    assert [entry.version for entry in onnx.load(graph).opset_import if not entry.domain] == [20]
+
+
+def test_every_graph_tells_the_version_and_the_weights_that_it_is_of(
+    tiny_bundle: Path, graph: Path, int8: Path, tmp_path: Path
+) -> None:
+    halve(graph, tmp_path / GRAPH_FILE)
+    for path in (graph, int8, tmp_path / GRAPH_FILE):
+        notes = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+        assert (notes["version"], notes["weights_sha256"]) == ("1.2", sha256(tiny_bundle / "model.safetensors"))
 
 
 def test_float16_is_of_all_weights_and_close(tiny_bundle: Path, graph: Path, tmp_path: Path) -> None:
@@ -88,6 +96,20 @@ def test_int8_is_smaller_in_its_weights_and_close(
     # The weights reach the bound that makes every processor agree, and stay within it; the notes travel on.
     assert not saturates(int8)
     assert OnnxEngine(int8).labels == ours.labels
+
+
+def test_an_int8_graph_that_is_no_valid_onnx_is_not_written(
+    tiny_bundle: Path, graph: Path, corpus: tuple[list[str], list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(model: Path, target: Path, *_: object, **__: object) -> None:
+        proto = onnx.load(model)
+        proto.graph.node[0].op_type = "NoSuchOperator"
+        onnx.save(proto, target)
+
+    monkeypatch.setattr("stages.quantization.quantize_static", broken)
+    with Quantizer(graph, tiny_bundle, corpus[0]) as quantizer, pytest.raises(onnx.checker.ValidationError):
+        quantizer.write(tmp_path / GRAPH_FILE)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_int8_answer_does_not_depend_on_its_batchmates(int8: Path) -> None:
@@ -152,6 +174,55 @@ def test_gates_name_what_was_missed() -> None:
     assert len(reduced_faults(bad(agreement=0.98, f1_loss=0.004), 0.985, 0.003)) == 2
     # A logit may move as long as the answers stay; more macro-F1 is no fault.
     assert not reduced_faults(bad(logit=3.0, deep=0.98, f1_loss=-0.01), 0.985, 0.003)
+
+
+@pytest.fixture
+def reference(tiny_bundle: Path, corpus: tuple[list[str], list[int]]) -> Reference:
+    theirs = Predictor(tiny_bundle, TorchEngine(tiny_bundle))
+    return Reference(tiny_bundle, corpus[0], np.array(corpus[1]), *raw_scores(theirs, corpus[0]), theirs.fusion)
+
+
+def test_a_graph_that_misses_its_gate_is_removed_and_fails_no_other(
+    graph: Path, reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("stages.export.footprint", lambda _: {"load_s": 1.0})
+    gates = {
+        FLOAT32: lambda parity: float32_faults(parity, 0.999, 0.0),
+        FLOAT16: lambda parity: reduced_faults(parity, 0.985, 0.003),
+    }
+    graphs = {name: tmp_path / name / GRAPH_FILE for name in gates}
+    for path in graphs.values():
+        path.parent.mkdir()
+        path.write_bytes(graph.read_bytes())
+    found = {name: judge(name, path, gates[name], reference, "cpu") for name, path in graphs.items()}
+    assert [path.name for path in tmp_path.iterdir()] == [FLOAT16]
+    assert [row["packaged"] for row in found.values()] == [False, True]
+    # What was measured of it is told all the same.
+    assert found[FLOAT32] == found[FLOAT16] | {"packaged": False}
+    assert found[FLOAT16].items() >= {"deep": 1.0, "agreement": 1.0, "load_s": 1.0, "sha256": sha256(graph)}.items()
+    (warning,) = (record.message for record in caplog.records if record.levelname == "WARNING")
+    assert warning.startswith(f"{FLOAT32} is not packaged: a logit differs by ")
+
+
+def test_an_int8_graph_that_would_saturate_misses_its_gate(
+    graph: Path, reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("stages.export.footprint", lambda _: {})
+    monkeypatch.setattr("stages.export.saturates", lambda _: True)
+    path = tmp_path / "graph" / GRAPH_FILE
+    path.parent.mkdir()
+    path.write_bytes(graph.read_bytes())
+    assert not judge(INT8, path, lambda _: [], reference, "cpu")["packaged"]
+    assert "processors without VNNI would answer differently" in caplog.text and not path.parent.exists()
+
+
+def test_the_sensitivity_has_a_bar_a_layer_the_costliest_on_top(tmp_path: Path) -> None:
+    (axes,) = draw_sensitivity([["head.3", 0.98, 0.2], ["head.0", 1.0, 0.1]], tmp_path / "sensitivity.png").axes
+    assert [bar.get_width() for bar in axes.patches] == [0.2, 0.1] and axes.yaxis_inverted()
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["head.3 (98.0% of the classes the same)", "head.0"]
+    assert "logit" in axes.get_xlabel()
+    assert (tmp_path / "sensitivity.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_logits_of_a_split_are_kept(tmp_path: Path) -> None:

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 
+from handlers import drift
 from handlers.fusion import Fusion, log_softmax, margins, softmax
 from handlers.predictor import Predictor
 from handlers.text import Cleaning
 from handlers.torch_engine import TorchEngine
 from stages.confidence import calibration_error
-from stages.fuse import CONFIDENCE, assemble, choose_margin, choose_reject, fit, fit_weights, negative_log_likelihood
+from stages.corpus import features, save_split
+from stages.drift import reference
+from stages.files import read_json
+from stages.fuse import (
+    CONFIDENCE,
+    assemble,
+    choose_margin,
+    choose_reject,
+    fit,
+    fit_weights,
+    main,
+    negative_log_likelihood,
+)
 from stages.params import Fuse
+from stages.paths import DEEP, FUSED, LINEAR, METRICS, PREPARED
+from tests.conftest import LABELS, answer_probabilities
 
+ROOT = Path(__file__).parent.parent
 CLASSES = 4
 
 
@@ -201,18 +218,46 @@ def test_the_threshold_is_of_the_answers_as_shipped(enabled: bool) -> None:
     assert (fusion.margin is not None) == enabled
 
 
+def take_apart(bundle: Path, deep: Path, linear: Path) -> None:
+    """Write what the stages before this one leave of a bundle."""
+    for folder, names in ((deep, ("config.json", "model.safetensors", "tokenizer.json")), (linear, ("linear*",))):
+        folder.mkdir(parents=True)
+        for name in names:
+            for path in bundle.glob(name):
+                (folder / path.name).write_bytes(path.read_bytes())
+
+
+def test_the_stage_counts_the_reference_of_drift_with_what_it_fitted(
+    tiny_bundle: Path, corpus: tuple[list[str], list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["fuse", "minilm"])
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    take_apart(tiny_bundle, DEEP / "minilm", LINEAR)
+    texts, labels = corpus
+    columns = {"id": [str(i) for i in range(len(texts))], "text": texts, "clean": texts, "label": labels}
+    save_split(Dataset.from_dict(columns, features(list(LABELS))), PREPARED, "validation")
+    Cleaning(letters_only=True).save(PREPARED)
+    main()
+    written = Predictor(FUSED / "minilm", TorchEngine(FUSED / "minilm"))
+    assert written.fusion != Fusion(1.0, 0.0, 1.0, None)
+    assert drift.load(FUSED / "minilm") == reference(written.predict(texts), LABELS)
+    figures = read_json(METRICS / "fuse" / "minilm.json")
+    assert {name: figures.pop(name) for name in asdict(written.fusion)} == asdict(written.fusion)
+    scores = written.linear.scores(texts)
+    assert figures.pop("skipped") == round(float(written.fusion.sure(scores).mean()), 4)
+    assert figures.keys() == {"answered", "validation_nll"}
+
+
 def test_a_bundle_is_complete(tiny_bundle: Path, tmp_path: Path) -> None:
     fusion = Predictor(tiny_bundle, TorchEngine(tiny_bundle)).fusion
     deep, linear = tmp_path / "deep", tmp_path / "linear"
-    for folder, names in ((deep, ("config.json", "model.safetensors", "tokenizer.json")), (linear, ("linear*",))):
-        folder.mkdir()
-        for name in names:
-            for path in tiny_bundle.glob(name):
-                (folder / path.name).write_bytes(path.read_bytes())
+    take_apart(tiny_bundle, deep, linear)
     Cleaning(letters_only=True).save(tmp_path)
     assemble(deep, linear, tmp_path, fusion, tmp_path / "bundle")
     text = ["the car and the moon"]
     ours, theirs = (
-        Predictor(bundle, TorchEngine(bundle)).probabilities(text) for bundle in (tmp_path / "bundle", tiny_bundle)
+        answer_probabilities(Predictor(bundle, TorchEngine(bundle)), text)
+        for bundle in (tmp_path / "bundle", tiny_bundle)
     )
     np.testing.assert_array_equal(ours, theirs)

@@ -65,7 +65,7 @@ def test_report_joins_the_sections(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_missing_section_is_an_error_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     html.write_section("data", html.paragraph("there"))
-    with pytest.raises(SystemExit, match=r"augmentation\.html is missing: run dvc repro"):
+    with pytest.raises(SystemExit, match=r"augmentation\.html is missing: run the stage that writes it"):
         report.main()
 
 
@@ -75,7 +75,7 @@ words = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1)
 
 @given(words, st.lists(st.tuples(words, st.integers() | st.floats(allow_nan=False))))
 def test_whatever_a_text_holds_it_stays_text(text: str, rows: list[tuple[str, object]]) -> None:
-    document = html.page("title", text, [("a", text, html.paragraph(text) + html.table([text, "value"], rows))])
+    document = report.page("title", text, [("a", text, html.paragraph(text) + html.table([text, "value"], rows))])
     shown = read(document).text
     assert {text, *(name for name, _ in rows)} <= set(shown)
 

@@ -116,8 +116,13 @@ def test_quality_does_not_change_what_it_reads() -> None:
     assert reports == before
 
 
-def test_missing_inputs_are_clear_errors(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="dvc repro"):
-        select.read_figures(tmp_path / "none.json")
-    with pytest.raises(StageError, match="fuse stage"):
-        select.publish(tmp_path / "none", tmp_path / "selected", {})
+def test_missing_inputs_are_clear_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_select(tmp_path, {"minilm": 0.5}, {"minilm": 0.6}, monkeypatch)
+    for path in ("metrics/baseline.json", "metrics/candidates/minilm.json", f"evaluation/minilm/{EVALUATION_SECTION}"):
+        (tmp_path / "outputs" / path).rename(tmp_path / "elsewhere")
+        with pytest.raises(SystemExit, match=f"{path} is missing: run the stage that writes it, or simply dvc repro"):
+            select.main()
+        (tmp_path / "elsewhere").rename(tmp_path / "outputs" / path)
+    with pytest.raises(StageError, match="none is missing: run the fuse stage, or simply dvc repro"):
+        select.publish(tmp_path / "none", tmp_path / "outputs/models/selected", {})
+    assert (tmp_path / "outputs/models/selected/config.json").is_file(), "what was published before stays"

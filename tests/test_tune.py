@@ -62,7 +62,9 @@ def test_a_study_repeats_itself_and_goes_on(task: Task, tmp_path: Path) -> None:
     assert len({str(params) for params, _ in longer}) == 3
 
 
-def test_trials_of_another_setting_or_of_other_data_are_not_taken_over(task: Task, tmp_path: Path) -> None:
+def test_trials_of_another_setting_data_or_code_are_not_taken_over(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     search(task, 1, tmp_path)
     backwards = task.train.select(range(len(task.train))[::-1])
     for other in (
@@ -75,6 +77,8 @@ def test_trials_of_another_setting_or_of_other_data_are_not_taken_over(task: Tas
         assert not ended(search(other, 0, tmp_path))
     candidates = replace(task, settings=replace(START, candidates=("minilm", "bert")))
     assert len(ended(search(candidates, 0, tmp_path))) == 1
+    monkeypatch.setattr(tune, "CODE", tune.CODE[1:])
+    assert not ended(search(task, 0, tmp_path))
 
 
 def test_the_parameters_as_they_stand_are_the_first_trial(task: Task, tmp_path: Path) -> None:
@@ -176,3 +180,15 @@ def test_the_report_shows_every_trial(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [row["state"] for row in rows] == ["complete"] * 7 + ["pruned"]
     for name in ("slices", "importance"):
         assert (tmp_path / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    panels = tuning_report.slices(ended(study), ["lr", "dropout"]).axes
+    assert [(axes.get_xlabel(), axes.get_xscale()) for axes in panels] == [("lr", "log"), ("dropout", "linear")]
+    assert panels[0].get_ylabel() == "validation macro-F1"
+    marks = [(*line.get_xydata()[0], line.get_fillstyle()) for line in panels[0].lines]
+    assert marks == [
+        (trial.params["lr"], tuning_report.score(trial), "none" if trial.number == 7 else "full")
+        for trial in ended(study)
+    ]
+    (axes,) = tuning_report.bars(metrics["importance"]).axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    shown = dict(zip(names, (bar.get_width() for bar in axes.patches), strict=True))
+    assert list(shown.items())[::-1] == list(metrics["importance"].items()), "the largest on top"

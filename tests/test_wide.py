@@ -9,7 +9,7 @@ import pytest
 from scipy import sparse
 from sklearn.svm import LinearSVC
 
-from stages.baseline import vectorizer
+from stages.fitting import vectorizer
 from stages.params import Wide
 from stages.stage import StageError
 from stages.wide import fit, log_count_ratio
