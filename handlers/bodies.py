@@ -78,8 +78,7 @@ def _mail(raw: bytes, field: str) -> str:
         mail = read_mail(raw)
     except MailError as error:
         raise RequestError(error.code, error.reason, field, "send the mail's own text as text/plain") from None
-    body = decode(mail.text, mail.charset, field)
-    return f"{mail.subject}\n\n{body}" if mail.subject else body
+    return f"{mail.subject}\n\n{mail.text}" if mail.subject else mail.text
 
 
 def _json(value: bytes | str, field: str) -> Any:

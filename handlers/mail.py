@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from email import message_from_bytes
@@ -29,12 +30,10 @@ class MailError(Exception):
 
 @dataclass(frozen=True)
 class Mail:
-    """subject: decoded, in one line, empty where there is none. text: of the first plain part, transfer encoding
-    undone. charset: that the part declares, None for none."""
+    """subject: in one line, empty where there is none. text: of the first plain part, transfer encoding undone."""
 
     subject: str
-    text: bytes
-    charset: str | None
+    text: str
 
 
 class _Bounded(Compat32):
@@ -61,11 +60,11 @@ def read_mail(raw: bytes) -> Mail:
     except RecursionError:
         raise MailError(413, "the mail has too many lines or parts") from None
     # (A mail without headers is falsy.)
-    text = None if part is None else part.get_payload(decode=True)
-    if not isinstance(text, bytes):
+    body = None if part is None else part.get_payload(decode=True)
+    if not isinstance(body, bytes):
         raise MailError(422, "the mail has no part of plain text")
     charset = part.get_content_charset()
-    return Mail(_subject(message.raw_items(), charset), text, charset)
+    return Mail(_subject(message.raw_items(), charset), _decoded(body, charset))
 
 
 def _is_text(part: Message) -> bool:
@@ -77,26 +76,26 @@ def _subject(headers: Iterable[tuple[str, str]], charset: str | None) -> str:
     the body is in."""
     value = next((value for name, value in headers if name.lower() == "subject"), "")
     raw = value.encode("ascii", "surrogateescape")
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError:
-        text = _lenient(raw, charset or "latin-1")
     # Unfolded first: at a fold the decoder loses the space.
-    text = " ".join(text.split())
+    text = " ".join(_decoded(raw, "utf-8", charset).split())
     try:
         chunks = decode_header(text)
     except HeaderParseError:
         chunks = [(text, None)]
     words = (
-        chunk if isinstance(chunk, str) else _lenient(chunk, charset or "raw-unicode-escape")
+        chunk if isinstance(chunk, str) else _decoded(chunk, charset or "raw-unicode-escape")
         for chunk, charset in chunks
     )
     return " ".join("".join(words).split())
 
 
-def _lenient(raw: bytes, charset: str) -> str:
-    """Decode as far as possible: a subject that is spoilt costs less than a post that is refused for it."""
-    try:
-        return raw.decode(codec(charset), "replace")
-    except (LookupError, ValueError):
-        return raw.decode("latin-1")
+def _decoded(raw: bytes, *charsets: str | None) -> str:
+    """Text in the first of the charsets that fits, else in UTF-8, else in Latin-1, which always does.
+
+    What a mail declares was written by its sender's program, not by the client, who can do nothing about it: a few
+    letters that are spoilt cost less than a post that is refused for them.
+    """
+    for charset in filter(None, (*charsets, "utf-8")):
+        with contextlib.suppress(LookupError, ValueError):
+            return raw.decode(codec(charset))
+    return raw.decode("latin-1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import traceback
 from http import HTTPStatus
 from pathlib import Path
@@ -13,8 +14,8 @@ from handlers.cores import threads_each
 from handlers.errors import RequestError
 from handlers.explaining import BudgetError, explain
 from handlers.predictor import Answer, Engine, Predictor
-from handlers.requests import MAX_BYTES, MAX_CHARACTERS, MAX_PASSES, MAX_POSTS, TENSORS, Request, parse
-from handlers.schema import PROVENANCE_FILE, option_schema, reply_schema
+from handlers.requests import MAX_BYTES, MAX_CHARACTERS, MAX_POSTS, TENSORS, Request, most_passes, parse
+from handlers.schema import CALIBRATION_FILE, PROVENANCE_FILE, option_schema, reply_schema
 from handlers.settings import Settings
 from handlers.telemetry import Telemetry
 from handlers.timings import Timings
@@ -43,8 +44,12 @@ class NewsgroupsHandler:
         config = context.model_yaml_config or {}
         self.settings = Settings.read(config)
         threads = threads_each(config.get("maxWorkers", 1))
+        # Of the tokenizer's pool, which otherwise has one a core; its caller waits meanwhile. (NumPy's pool is there
+        # before this module is: serve/env.sh.)
+        os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
         engine = self.load_engine(self.folder, threads, _device(context.system_properties.get("gpu_id")))
         self.predictor = Predictor(self.folder, engine)
+        self.passes = most_passes(engine.max_tokens)
         self.predictor.predict([WARM_UP], fast_path=False)
         self.telemetry = Telemetry(context.metrics, self.folder, self.predictor.labels)
 
@@ -72,7 +77,7 @@ class NewsgroupsHandler:
                         replies[idx] = self.describe()
                         described += 1
                     else:
-                        requests[idx] = parse(row, headers)
+                        requests[idx] = parse(row, headers, self.passes)
                 except RequestError as error:
                     replies[idx] = error
                 except Exception as error:
@@ -85,7 +90,7 @@ class NewsgroupsHandler:
         return bodies
 
     def describe(self) -> dict[str, Any]:
-        """What `GET /models/<name>?customized=true` adds: labels, limits, schemas and provenance."""
+        """What `GET /models/<name>?customized=true` adds: labels, limits, schemas, calibration, provenance."""
         predictor = self.predictor
         return {
             "model": self.model,
@@ -94,11 +99,12 @@ class NewsgroupsHandler:
                 "bytes": MAX_BYTES,
                 "characters": MAX_CHARACTERS,
                 "posts": MAX_POSTS,
-                "passes": MAX_PASSES,
+                "passes": self.passes,
                 "tokens": predictor.engine.max_tokens,
             },
-            "options": option_schema(predictor.fusion.reject, self.settings.fast_path),
+            "options": option_schema(predictor.fusion.reject, self.settings.fast_path, self.passes),
             "reply": reply_schema(predictor.labels),
+            "calibration": json.loads((self.folder / CALIBRATION_FILE).read_text(encoding="utf-8")),
             "provenance": json.loads((self.folder / PROVENANCE_FILE).read_text(encoding="utf-8")),
         }
 
@@ -123,7 +129,7 @@ class NewsgroupsHandler:
                 replies[idx] = request.wrap(bodies, self.model)
                 counted += answers
             except BudgetError as error:
-                replies[idx] = _too_few_passes(error, len(request.posts))
+                replies[idx] = _too_few_passes(error, len(request.posts), self.passes)
             except Exception as error:
                 replies[idx] = _unexpected("answering", error, request)
         self.telemetry.answered(counted)
@@ -183,14 +189,13 @@ class NewsgroupsHandler:
         return json.dumps(body)
 
 
-def _too_few_passes(error: BudgetError, posts: int) -> RequestError:
-    """What a client hears of an explanation that its budget does not cover, or none could, one of so many posts."""
-    if error.needed <= MAX_PASSES // posts:
+def _too_few_passes(error: BudgetError, posts: int, most: int) -> RequestError:
+    """What a client hears of an explanation that its budget does not cover, one of so many posts that share the most
+    passes of a request."""
+    if error.needed <= most // posts:
         mend = f"raise the budget to {error.needed}"
-    elif error.needed <= MAX_PASSES:
-        mend = f"send at most {MAX_PASSES // error.needed} such posts in a request"
     else:
-        mend = "send a shorter post"
+        mend = f"send at most {most // error.needed} such posts in a request"
     mend += ", or choose a method that takes fewer: spans, or linear, which takes none"
     return RequestError(422, "the explanation takes more passes than allowed", "budget", f"{error}: {mend}")
 
@@ -198,9 +203,10 @@ def _too_few_passes(error: BudgetError, posts: int) -> RequestError:
 def _describes(row: dict[str, Any], headers: dict[str, str]) -> bool:
     """Whether one item of the batch asks what the model is, not about a post.
 
-    The management address sends nothing but the header; a client of the inference address may send it with a post.
+    The front end says so by a header, which a client of the inference address may send as well. From there a row is
+    empty only where it was a form without fields, and a form is one by its content type.
     """
-    return not row and headers.get("describe") == "True"
+    return not row and headers.get("describe") == "True" and "content-type" not in map(str.lower, headers)
 
 
 def _device(gpu: int | None) -> str:

@@ -118,12 +118,6 @@ class Predictor:
             for i in range(len(texts))
         ]
 
-    def probabilities(self, texts: Sequence[str], fast_path: bool = True) -> np.ndarray:
-        """Calibrated probabilities float64 [posts, classes] of raw posts."""
-        if not texts:
-            return np.empty((0, len(self.labels)))
-        return np.stack([answer.probabilities for answer in self.predict(texts, fast_path)])
-
     def logits(self, ids: Sequence[Sequence[int]]) -> np.ndarray:
         """The transformer's logits float32 [posts, classes], batched by length so that little is padding."""
         logits = np.empty((len(ids), len(self.labels)), dtype=np.float32)

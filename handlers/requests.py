@@ -16,7 +16,8 @@ MAX_BYTES = 4_194_304
 # All are per request and bound what one batch can cost, so that no batch outlives the server's response timeout.
 MAX_CHARACTERS = 1_000_000
 MAX_POSTS = 64
-# Passes through the transformer that the explanations of one request may take: one post of 128 words, word by word.
+# Passes through the transformer that the explanations of one request may take, and more where the transformer reads
+# longer posts (`most_passes`).
 MAX_PASSES = 160
 
 # Characters of what an answer repeats of its request: the front end takes no answer of more than six megabytes, and
@@ -84,11 +85,18 @@ class Request:
         }
 
 
-def parse(row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
+def most_passes(max_tokens: int) -> int:
+    """Passes that the explanations of one request may take, of a transformer that reads so many tokens: at least those
+    of one post as long as that, word by word."""
+    return max(MAX_PASSES, max_tokens + 1)
+
+
+def parse(row: Mapping[str, Any], headers: Mapping[str, Any], passes: int = MAX_PASSES) -> Request:
     """Read one row of a TorchServe batch.
 
     row: the body, or the fields of a form, by name; bytes, or what the server made of them by their content type.
-    headers: request headers, and under a field's name its content type. Raises RequestError.
+    headers: request headers, and under a field's name its content type. passes: that its explanations may take. Raises
+    RequestError.
     """
     present = [key for key in BODY_KEYS if key in row]
     if not present:
@@ -101,13 +109,13 @@ def parse(row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
     options = {name: _number(decode(row[name], None, name)) for name in OPTIONS if name in row}
     body = document(row, headers, key)
     try:
-        return _from_body(body, key, options, headers.get("explain") == "True")
+        return _from_body(body, key, options, headers.get("explain") == "True", passes)
     except RequestError as error:
         error.tensors = isinstance(body, dict) and "inputs" in body
         raise
 
 
-def _from_body(body: Any, key: str, options: dict[str, Any], explain: bool) -> Request:
+def _from_body(body: Any, key: str, options: dict[str, Any], explain: bool, passes: int) -> Request:
     """The request that a body is, with the options of a form beside it."""
     more: dict[str, Any] = {}
     if isinstance(body, dict):
@@ -118,7 +126,8 @@ def _from_body(body: Any, key: str, options: dict[str, Any], explain: bool) -> R
         posts = _posts(body, key)
     if explain and form == TENSORS:
         raise RequestError(422, "explanations have no tensor form", "inputs", 'send {"text": "..."} instead')
-    return Request(posts, form, explain=explain, **_options(options, len(posts), explain), **more)
+    # Shared by the posts, so that several of them cost no more than one.
+    return Request(posts, form, explain=explain, **_options(options, passes // len(posts), explain), **more)
 
 
 def _from_object(document: dict[str, Any]) -> tuple[tuple[str, ...], str, dict[str, Any], dict[str, Any]]:
@@ -230,15 +239,13 @@ def _post(item: Any, field: str) -> str:
     return item.encode("utf-8", "replace").decode("utf-8")
 
 
-def _options(options: Mapping[str, Any], posts: int, explain: bool) -> dict[str, Any]:
-    """Fields of a Request from options as they were sent; null is the same as left out."""
+def _options(options: Mapping[str, Any], most: int, explain: bool) -> dict[str, Any]:
+    """Fields of a Request from options as they were sent; null is the same as left out. most: passes a post."""
     options = {name: value for name, value in options.items() if value is not None}
     if not explain:
         for name in EXPLAIN_OPTIONS:
             if name in options:
                 raise RequestError(422, "the option is one of explanations", name, "ask /explanations, or leave it out")
-    # Shared by the posts, so that several of them cost no more than one.
-    most = MAX_PASSES // posts
     tests: dict[str, tuple[Callable[[Any], bool], str]] = {
         "top_k": (lambda value: type(value) is int and value >= 1, "send 1 or more, or leave it out for all"),
         "threshold": (

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from handlers.explaining import DEFAULT, METHODS
-from handlers.requests import MAX_PASSES, TENSOR_TYPES
+from handlers.requests import TENSOR_TYPES
 
 # Lies beside the model in its archive: where everything in it came from.
 PROVENANCE_FILE = "provenance.json"
+# And what its probabilities are worth.
+CALIBRATION_FILE = "calibration.json"
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 
@@ -114,8 +116,9 @@ def reply_schema(labels: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def option_schema(threshold: float, fast_path: bool) -> dict[str, Any]:
-    """What may stand beside the posts of a request. threshold, fast_path: what holds where a request says nothing."""
+def option_schema(threshold: float, fast_path: bool, passes: int) -> dict[str, Any]:
+    """What may stand beside the posts of a request. threshold, fast_path: what holds where a request says nothing.
+    passes: that the explanations of a request may take."""
     return {
         "$schema": DRAFT,
         "type": "object",
@@ -134,7 +137,7 @@ def option_schema(threshold: float, fast_path: bool) -> dict[str, Any]:
                 "and at most, this maximum divided by the number of posts",
                 "type": "integer",
                 "minimum": 0,
-                "maximum": MAX_PASSES,
+                "maximum": passes,
             },
         },
     }

@@ -26,13 +26,12 @@ OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 def ask(url: str, model: str, key_file: Path | None, timeout: float) -> str:
     """The label that the model gives to one post.
 
-    key_file: None where the server wants no key. timeout: seconds. Raises OSError or ValueError, with what is wrong,
-    where no label comes back.
+    key_file: None where the server wants no key. timeout: seconds. Raises OSError, ValueError or HTTPException, with
+    what is wrong, where no label comes back.
     """
     headers = {"Content-Type": "application/json"}
     if key_file:
-        key = json.loads(key_file.read_text(encoding="utf-8"))["inference"]["key"]
-        headers["Authorization"] = f"Bearer {key}"
+        headers["Authorization"] = f"Bearer {inference_key(key_file)}"
     body = json.dumps({"text": POST}).encode()
     request = urllib.request.Request(f"{url}/predictions/{model}", data=body, headers=headers)
     try:
@@ -45,6 +44,14 @@ def ask(url: str, model: str, key_file: Path | None, timeout: float) -> str:
     return str(answer["label"])
 
 
+def inference_key(file: Path) -> str:
+    """The key for predictions. Raises OSError where the file cannot be read, ValueError where it holds none."""
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["inference"]["key"])
+    except (KeyError, TypeError):
+        raise ValueError(f"{file} holds no key for inference") from None
+
+
 def wait(url: str, model: str, key_file: Path | None, timeout: float) -> str:
     """Ask until there is an answer; returns its label. Raises TimeoutError with the last thing that was wrong."""
     end = time.monotonic() + timeout
@@ -53,7 +60,7 @@ def wait(url: str, model: str, key_file: Path | None, timeout: float) -> str:
         try:
             return ask(url, model, key_file, max(left, PAUSE))
         # A key file may be half-written, a server may hang up while it starts.
-        except (OSError, ValueError, KeyError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             problem = " ".join(str(error).split())
         if time.monotonic() + PAUSE >= end:
             raise TimeoutError(f"{model} at {url} was not ready within {timeout:g} s: {problem}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
 from handlers.fusion import Fusion
 from stages.presets import Preset
+from stages.variants import TORCH
 
 _PAGE = """\
 # {name} {version}
@@ -23,14 +25,18 @@ training split; {test} of its test split for the figures below.
 ## Results
 On the test split, with 95% bootstrap intervals where one was computed:
 
-| | this model | 95% interval | linear baseline |
+| | PyTorch variant | 95% interval | linear baseline |
 | --- | --- | --- | --- |
 {figures}
 
 `ece` is the expected calibration error, `top3` the share of posts whose class is among the three most probable,
 `fast_share` the share that the linear model answers alone. Less the baseline, paired: {gain}.
 
-The figures are of the PyTorch variant. An ONNX variant is compared with it when it is exported.
+{own}
+
+Calibration, on the validation split, brought the expected error of the PyTorch variant's probabilities from
+{ece_before:.4f} to {ece:.4f}. `calibration.json` has its reliability bins, and its risk at each coverage: the share of
+wrong answers among the surest.
 
 ## Intended use
 Routing, tagging and research on texts that resemble the training data: its language, one topic, a sentence to a few
@@ -47,6 +53,11 @@ A person should be able to correct what it decides.
 {classes}
 """
 
+_TORCH = "This archive is the PyTorch variant."
+_ONNX = (
+    "This archive is another variant, of accuracy {accuracy:.4f} and macro-F1 {macro_f1:.4f}; {agreement:.2%} of its\n"
+    "answers are those of the PyTorch one. Nothing else was measured of it, and no interval."
+)
 NEWSGROUPS = "20 Newsgroups"
 _BIAS = (
     "The posts date from 1993: names, products and language have moved on since, and the authors were no cross-section "
@@ -57,28 +68,37 @@ _OWN_BIAS = "What the training posts leave out or get wrong, it leaves out and g
 
 def corpus_name(corpus: dict[str, Any]) -> str:
     """What the posts are called. corpus: of `source.json`."""
-    return corpus["version"] if corpus["source"] == "files" else NEWSGROUPS
+    return NEWSGROUPS if is_public(corpus) else corpus["version"]
+
+
+def is_public(corpus: dict[str, Any]) -> bool:
+    """Whether the posts are the public corpus, not somebody's own, whatever they call it. corpus: of `source.json`."""
+    return corpus["source"] != "files"
 
 
 def model_card(
     name: str,
     version: str,
-    labels: list[str],
+    labels: Sequence[str],
     encoder: Preset,
     fusion: Fusion,
     facts: dict[str, Any],
     posts: dict[str, int],
     scores: dict[str, Any],
+    own: dict[str, float],
+    calibration: dict[str, Any],
 ) -> str:
     """The card as Markdown (format: https://huggingface.co/docs/hub/model-cards).
 
     encoder: the checkpoint that was fine-tuned. fusion: of the bundle. facts: `source.json` of the fetch stage. posts:
-    how many of each split were used. scores: `quality.json`.
+    how many of each split were used. scores: `quality.json`. own: accuracy, macro_f1 and agreement of the variant that
+    is called `name`. calibration: `calibration.json`.
     """
     test, baseline = scores["selected"]["test"], scores["baseline"]["test"]
     corpus, checkpoint = facts["corpus"], facts["checkpoints"][scores["selected"]["name"]]
     data = corpus_name(corpus)
-    public = data == NEWSGROUPS
+    public = is_public(corpus)
+    agreement = {"type": "agreement", "name": "answers that are the PyTorch variant's", "value": own["agreement"]}
     metadata = {
         **({"language": "en", "datasets": ["20newsgroups"]} if public else {}),
         "license": encoder.licence,
@@ -94,8 +114,9 @@ def model_card(
                         "task": {"type": "text-classification"},
                         "dataset": {"type": "20newsgroups" if public else "own", "name": data, "split": "test"},
                         "metrics": [
-                            {"type": "accuracy", "value": test["accuracy"]},
-                            {"type": "f1", "name": "macro-F1", "value": test["macro_f1"]},
+                            {"type": "accuracy", "value": own["accuracy"]},
+                            {"type": "f1", "name": "macro-F1", "value": own["macro_f1"]},
+                            *([] if name == TORCH else [agreement]),
                         ],
                     }
                 ],
@@ -116,6 +137,9 @@ def model_card(
         **posts,
         figures=_figures(test, baseline),
         gain=_gain(scores["selected"]["over_baseline"]),
+        own=_TORCH if name == TORCH else _ONNX.format(**own),
+        ece_before=calibration["ece_before"],
+        ece=calibration["ece"],
         abstention=_abstention(fusion),
         classes="\n".join(f"- {label}" for label in labels),
     )

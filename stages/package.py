@@ -5,20 +5,30 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
+import math
+import re
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from handlers.fusion import Fusion
-from handlers.schema import PROVENANCE_FILE
+from handlers.config import CONFIG_FILE, ModelConfig
+from handlers.drift import DRIFT_FILE
+from handlers.fusion import FUSION_FILE, Fusion
+from handlers.linear import TERMS_FILE, WEIGHTS_FILE
+from handlers.requests import MAX_POSTS, most_passes
+from handlers.schema import CALIBRATION_FILE, PROVENANCE_FILE
+from handlers.text import CLEANING_FILE, TOKENIZER_FILE
 from stages.archive import build_archive
-from stages.files import read_json, replacing, sha256, write_json
-from stages.model_card import NEWSGROUPS, corpus_name, model_card
+from stages.calibration import calibration
+from stages.corpus import load_split
+from stages.files import replacing, sha256, write_json
+from stages.inputs import read_earlier, require
+from stages.model_card import corpus_name, is_public, model_card
 from stages.params import Params, load
-from stages.paths import METRICS, MODEL_STORE, ONNX, PROJECT, RAW, SELECTED
+from stages.paths import EVALUATION, METRICS, MODEL_STORE, ONNX, PROJECT, RAW, SELECTED
 from stages.presets import PRESETS, Preset
-from stages.stage import StageError, stage
+from stages.stage import stage
 from stages.variants import TORCH, VARIANTS, Variant
 
 HANDLERS = PROJECT / "handlers"
@@ -28,35 +38,64 @@ LICENCES = PROJECT / "stages" / "licences"
 
 # What every variant reads of the bundle, besides its weights.
 BUNDLE = (
-    "config.json",
-    "cleaning.json",
-    "drift.json",
-    "tokenizer.json",
-    "linear-terms.txt",
-    "linear.safetensors",
-    "fusion.json",
+    CONFIG_FILE,
+    CLEANING_FILE,
+    DRIFT_FILE,
+    TOKENIZER_FILE,
+    TERMS_FILE,
+    WEIGHTS_FILE,
+    FUSION_FILE,
 )
-PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "onnxruntime-gpu", "numpy")
+# What made the weights, and what runs them.
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "scikit-learn",
+    "onnx",
+    "onnxscript",
+    "onnxruntime-gpu",
+    "numpy",
+)
+# Of a row of `export.json`: what the same graph always scores. Times and memory differ from one run to the next.
+SCORES = ("accuracy", "macro_f1", "agreement")
+# The transformer, and its window, with which the responseTimeout of serve/newsgroups.yaml was found.
+TIMED = {"num_hidden_layers": 6, "hidden_size": 384, "intermediate_size": 1536}, 128
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What earlier stages wrote down (`source.json`, posts of each split, `quality.json`), and the parameters that
-    shaped the model."""
+    """What earlier stages wrote down: `source.json`, posts of each split, `quality.json`, SCORES of each variant,
+    `calibration` of the PyTorch one on test; and the parameters that shaped the model."""
 
     source: dict[str, Any]
     posts: dict[str, int]
     quality: dict[str, Any]
+    variants: dict[str, dict[str, float]]
+    calibration: dict[str, Any]
     params: dict[str, Any]
 
     @classmethod
-    def read(cls, source: Path, counts: Path, quality: Path, params: dict[str, Any]) -> Facts:
-        """Raises StageError where a file is missing."""
-        for path in (source, counts, quality):
-            _require(path)
-        return cls(read_json(source), read_json(counts)["posts"], read_json(quality), params)
+    def read(cls, raw: Path, metrics: Path, evaluation: Path, params: dict[str, Any]) -> Facts:
+        """raw, metrics, evaluation: the folders of `source.json`, of the metrics and of what each candidate answered.
+
+        Raises StageError where a file is missing.
+        """
+        quality = read_earlier(metrics / "quality.json")
+        name = quality["selected"]["name"]
+        exported = read_earlier(metrics / "export.json")
+        shipped = read_earlier(metrics / "candidates" / f"{name}.json")["test"]["shipped"]
+        return cls(
+            source=read_earlier(raw / "source.json"),
+            posts=read_earlier(metrics / "data.json")["posts"],
+            quality=quality,
+            variants={variant: {key: row[key] for key in SCORES} for variant, row in exported.items()},
+            calibration=calibration(shipped, load_split(evaluation / name, "test")),
+            params=params,
+        )
 
 
 def package(selected: Path, onnx: Path, facts: Facts, version: str, store: Path) -> dict[str, Any]:
@@ -85,28 +124,59 @@ def _pack(target: Path, variant: Variant, weights: Path, bundle: Path, facts: Fa
     model = {name: bundle / name for name in BUNDLE} | {variant.weights: weights}
     entry = HANDLERS / variant.entry
     for path in (*model.values(), entry, MODEL_CONFIG):
-        _require(path)
-    code = {**modules, entry.name: entry, MODEL_CONFIG.name: MODEL_CONFIG}
-    provenance = {
-        "data": facts.source,
-        "params": facts.params,
-        "model": {name: sha256(path) for name, path in sorted(model.items())},
-        "code": {name: sha256(path) for name, path in sorted(code.items())},
-        "packages": {name: release(name) for name in PACKAGES},
-    }
-    labels, fusion = read_json(bundle / "config.json")["labels"], Fusion.load(bundle)
+        require(path)
+    shape, fusion = ModelConfig.load(bundle), Fusion.load(bundle)
     encoder = PRESETS[facts.quality["selected"]["name"]]
-    card = model_card(target.stem, version, labels, encoder, fusion, facts.source, facts.posts, facts.quality)
-    written = {
-        "MODEL_CARD.md": card,
-        "LICENCES.md": licences(encoder, facts.source, facts.params["augment"]["share"] > 0),
-        PROVENANCE_FILE: json.dumps(provenance, indent=1, sort_keys=True) + "\n",
-    }
+    worth = {"variant": TORCH, "split": "test", "threshold": fusion.reject, **facts.calibration}
     with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder, MODEL_CONFIG.name)
+        config.write_text(patient(MODEL_CONFIG.read_text(encoding="utf-8"), shape), encoding="utf-8")
+        code = {**modules, entry.name: entry, config.name: config}
+        provenance = {
+            "data": facts.source,
+            "params": facts.params,
+            "model": {name: sha256(path) for name, path in sorted(model.items())},
+            "code": {name: sha256(path) for name, path in sorted(code.items())},
+            "packages": {name: release(name) for name in PACKAGES},
+        }
+        written = {
+            "MODEL_CARD.md": model_card(
+                target.stem,
+                version,
+                shape.labels,
+                encoder,
+                fusion,
+                facts.source,
+                facts.posts,
+                facts.quality,
+                facts.variants[target.stem],
+                worth,
+            ),
+            "LICENCES.md": licences(encoder, facts.source, facts.params["augment"]["share"] > 0),
+            CALIBRATION_FILE: json.dumps(worth, indent=1) + "\n",
+            PROVENANCE_FILE: json.dumps(provenance, indent=1, sort_keys=True) + "\n",
+        }
         files = {name: Path(folder, name) for name in written}
         for name, text in written.items():
             files[name].write_text(text, encoding="utf-8")
-        build_archive(target, version, entry, MODEL_CONFIG, modules | model | files)
+        build_archive(target, version, entry, config, modules | model | files)
+
+
+def patient(config: str, shape: ModelConfig) -> str:
+    """The model's YAML with a responseTimeout as much longer as the largest batch of a transformer of that shape takes
+    longer than that of TIMED, never shorter."""
+    factor = max(1.0, largest_batch(shape.encoder, shape.max_tokens) / largest_batch(*TIMED))
+    return re.sub(
+        r"(?m)^responseTimeout: (\d+)$", lambda found: f"responseTimeout: {math.ceil(int(found[1]) * factor)}", config
+    )
+
+
+def largest_batch(encoder: dict[str, Any], max_tokens: int) -> int:
+    """Multiplications, but for a factor, in the passes of the largest batch that the handler's limits let through."""
+    layers, width, inner = (encoder[key] for key in ("num_hidden_layers", "hidden_size", "intermediate_size"))
+    # Of a token in a layer: attention's four square matrices, the two around the inner layer, all tokens seen twice.
+    token = 4 * width**2 + 2 * width * inner + 2 * width * max_tokens
+    return (most_passes(max_tokens) + MAX_POSTS) * max_tokens * layers * token
 
 
 def licences(encoder: Preset, source: dict[str, Any], augmented: bool) -> str:
@@ -115,7 +185,7 @@ def licences(encoder: Preset, source: dict[str, Any], augmented: bool) -> str:
     augmented: whether WordNet had a part in the training posts.
     """
     text = (LICENCES / f"{encoder.licence}.txt").read_text(encoding="utf-8")
-    unlicensed = ", which states no licence of its own" if corpus_name(source["corpus"]) == NEWSGROUPS else ""
+    unlicensed = ", which states no licence of its own" if is_public(source["corpus"]) else ""
     wordnet = f"- Training posts were augmented with WordNet ({source['wordnet']['licence']}); nothing of it is here.\n"
     return f"""\
 # Licences
@@ -132,11 +202,6 @@ def release(name: str) -> str:
     return importlib.metadata.version(name).split("+")[0]
 
 
-def _require(path: Path) -> None:
-    if not path.is_file():
-        raise StageError(f"{path} is missing: run the stage that writes it, or simply dvc repro")
-
-
 def shaping(params: Params) -> dict[str, Any]:
     """The parameters that shape what is packed."""
     sections = ("data", "prepare", "augment", "wide", "train", "fuse", "export")
@@ -150,7 +215,7 @@ def main() -> None:
     """Entry of the stage."""
     with stage("package"):
         params = load()
-        facts = Facts.read(RAW / "source.json", METRICS / "data.json", METRICS / "quality.json", shaping(params))
+        facts = Facts.read(RAW, METRICS, EVALUATION, shaping(params))
         summary = package(SELECTED, ONNX, facts, params.package.version, MODEL_STORE)
         write_json(METRICS / "package.json", summary)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +81,11 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def predictor(tiny_bundle: Path) -> Predictor:
     """The tiny bundle's, another one for each file."""
     return load_predictor(tiny_bundle)
+
+
+def answer_probabilities(predictor: Predictor, texts: Sequence[str], fast_path: bool = True) -> np.ndarray:
+    """Calibrated probabilities float64 [posts, classes] of raw posts."""
+    return np.stack([answer.probabilities for answer in predictor.predict(texts, fast_path)])
 
 
 def build_bundle(folder: Path) -> Path:

@@ -10,7 +10,7 @@ import pytest
 
 from handlers.predictor import Predictor
 from stages.explanation import Effort, Explanation, explain_text
-from tests.conftest import LABELS
+from tests.conftest import LABELS, answer_probabilities
 
 TEXT = "The CAR has a new engine; oil & <brakes>, and the car?"
 EFFORT = Effort(samples=60, steps=12, seed=0)
@@ -19,7 +19,7 @@ EFFORT = Effort(samples=60, steps=12, seed=0)
 @pytest.fixture(scope="module")
 def explanation(predictor: Predictor) -> Explanation:
     """Of the predicted class and, told that it is another one, of the actual class."""
-    predicted = int(predictor.probabilities([TEXT], fast_path=False)[0].argmax())
+    predicted = int(answer_probabilities(predictor, [TEXT], fast_path=False)[0].argmax())
     return explain_text(predictor, TEXT, EFFORT, actual=(predicted + 1) % len(LABELS))
 
 

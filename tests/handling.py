@@ -17,7 +17,7 @@ import yaml
 from ts.context import Context, RequestProcessor
 
 from handlers.newsgroups import NewsgroupsHandler
-from handlers.schema import PROVENANCE_FILE
+from handlers.schema import CALIBRATION_FILE, PROVENANCE_FILE
 
 SERVE = Path(__file__).parent.parent / "serve"
 YAML = yaml.safe_load((SERVE / "newsgroups.yaml").read_text())
@@ -52,10 +52,11 @@ def serve(handler: NewsgroupsHandler, bundle: Path, *rows: Row) -> list[tuple[in
 
 @pytest.fixture(scope="module")
 def bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny bundle as it lies in an archive: with its provenance."""
+    """The tiny bundle as it lies in an archive: with its provenance and calibration."""
     folder = tmp_path_factory.mktemp("archive") / "bundle"
     shutil.copytree(tiny_bundle, folder)
     (folder / PROVENANCE_FILE).write_text('{"data": {"corpus": "nine posts"}}')
+    (folder / CALIBRATION_FILE).write_text('{"ece": 0.03}')
     return folder
 
 

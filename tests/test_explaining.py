@@ -16,7 +16,7 @@ from handlers.explaining import DEFAULT, METHODS, SPANS, BudgetError, explain, l
 from handlers.fusion import softmax
 from handlers.predictor import Predictor
 from handlers.torch_engine import TorchEngine
-from tests.conftest import LABELS
+from tests.conftest import LABELS, answer_probabilities
 
 POST = "The CAR has a new engine; oil & <brakes>, and the car?"
 
@@ -62,7 +62,7 @@ def test_occlusion_of_the_transformer_alone_is_the_fall_of_the_log_odds(
     monkeypatch.setattr(predictor, "fusion", fusion)
     words = predictor.cleaning(POST).split()
     without = [" ".join(words[:i] + words[i + 1 :]) for i in range(len(words))]
-    whole, *rest = np.log(odds := predictor.probabilities([POST, *without])[:, 1]) - np.log1p(-odds)
+    whole, *rest = np.log(odds := answer_probabilities(predictor, [POST, *without])[:, 1]) - np.log1p(-odds)
     values = [value for _, value in explain(predictor, POST, 1, "occlusion", budget=100)]
     np.testing.assert_allclose(values, whole - np.array(rest), atol=1e-5)
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
 
 from handlers import explaining
 from handlers.predictor import Predictor
+from handlers.text import Encoded, Encoder
 from stages import attribution
 from stages.attention import encode_words
-from stages.explanation import METHODS, Effort, Explanation, Scorer, explain_text
+from stages.explanation import METHODS, Effort, Explanation, Scorer, attribute, explain_text
 from stages.stage import StageError
 from tests import explanations
+from tests.conftest import answer_probabilities
 from tests.explanations import EFFORT, TEXT, TRUE, WORDS, car_score
 
 explanation = explanations.explanation
@@ -63,12 +67,12 @@ def test_integrated_gradients_sum_to_the_difference_of_the_ends(predictor: Predi
 
 
 def test_explanation_is_of_the_full_model_on_raw_text(predictor: Predictor, explanation: Explanation) -> None:
-    full = predictor.probabilities([TEXT], fast_path=False)[0]
+    full = answer_probabilities(predictor, [TEXT], fast_path=False)[0]
     np.testing.assert_allclose(explanation.probabilities, full, atol=1e-6)
     assert explanation.predicted == full.argmax()
     assert explanation.words == ["the", "car", "has", "a", "new", "engine", "oil", "brakes", "and", "the", "car"]
     assert list(explanation.attributions) == [explanation.predicted, (explanation.predicted + 1) % 3]
-    empty = predictor.probabilities([""], fast_path=False)[0]
+    empty = answer_probabilities(predictor, [""], fast_path=False)[0]
     for label, values in explanation.attributions.items():
         assert set(values) == set(METHODS) == set(explanation.seconds) == set(explanation.texts)
         assert {len(row) for row in values.values()} == {11}
@@ -95,10 +99,40 @@ def test_long_posts_keep_their_tail(predictor: Predictor) -> None:
     explained = explain_text(predictor, text, Effort(20, 4, 0))
     assert len(explained.words) == 30  # the tiny transformer reads 32 tokens, two of them special
     assert explained.tail == ["car"] * 10 + ["moon"] * 50
-    np.testing.assert_allclose(explained.probabilities, predictor.probabilities([text], fast_path=False)[0], atol=1e-6)
+    np.testing.assert_allclose(
+        explained.probabilities, answer_probabilities(predictor, [text], fast_path=False)[0], atol=1e-6
+    )
 
 
-@pytest.mark.parametrize("text", ["", "42 !!", "word"])
-def test_too_little_text_is_a_clear_error(predictor: Predictor, text: str) -> None:
-    with pytest.raises(StageError, match="fewer than two words"):
+def test_every_text_scored_is_one_that_cleaning_could_give(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[str] = []
+    usual = Encoder.__call__
+
+    def noted(encoder: Encoder, texts: Sequence[str]) -> list[Encoded]:
+        scored.extend(texts)
+        return usual(encoder, texts)
+
+    monkeypatch.setattr(Encoder, "__call__", noted)
+    attribute(predictor, predictor.cleaning(TEXT).split(), ["game"], [0], EFFORT)
+    assert len(scored) > EFFORT.samples
+    assert scored == [predictor.cleaning(text) for text in scored]
+
+
+def test_a_post_of_one_word_is_explained(predictor: Predictor) -> None:
+    explained = explain_text(predictor, "Hockey!", EFFORT)
+    assert explained.words == ["hockey"]
+    whole, empty = np.log(answer_probabilities(predictor, ["hockey", ""], fast_path=False))
+    values = explained.attributions[explained.predicted]
+    assert set(values) == set(METHODS)
+    gain = explaining.log_odds(whole, explained.predicted) - explaining.log_odds(empty, explained.predicted)
+    for method in ("shap", "occlusion", "spans"):
+        assert values[method] == pytest.approx([gain], abs=1e-4)
+    assert values["attention"] == values["rollout"] == [1.0]
+
+
+@pytest.mark.parametrize("text", ["", "42 !!"])
+def test_a_post_without_words_is_a_clear_error(predictor: Predictor, text: str) -> None:
+    with pytest.raises(StageError, match="leaves no word of the post"):
         explain_text(predictor, text, EFFORT)

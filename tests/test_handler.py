@@ -14,10 +14,10 @@ import handlers.newsgroups
 import handlers.newsgroups_onnx
 from handlers.explaining import DEFAULT, METHODS, explain
 from handlers.newsgroups import EXPLAINED_WORDS, NewsgroupsHandler
-from handlers.requests import MAX_BYTES, MAX_PASSES
+from handlers.requests import MAX_BYTES, MAX_PASSES, most_passes
 from tests import handling
 from tests.conftest import LABELS
-from tests.handling import CAR, DESCRIBE, MOON, context, row, serve
+from tests.handling import CAR, DESCRIBE, MOON, context, row, serve, started
 
 bundle, handler = handling.bundle, handling.handler
 
@@ -92,6 +92,7 @@ def test_describe_tells_what_a_client_must_know(handler: NewsgroupsHandler, bund
     limits = {"bytes": MAX_BYTES, "characters": 1_000_000, "posts": 64, "passes": MAX_PASSES, "tokens": 32}
     assert described["limits"] == limits
     assert described["provenance"] == {"data": {"corpus": "nine posts"}}
+    assert described["calibration"] == {"ece": 0.03}
     options = described["options"]["properties"]
     assert options["threshold"]["default"] == handler.predictor.fusion.reject
     assert (options["method"]["default"], options["method"]["enum"]) == (DEFAULT, list(METHODS))
@@ -102,6 +103,20 @@ def test_only_who_sends_no_post_is_told_about_the_model(handler: NewsgroupsHandl
     [(code, answer)] = serve(handler, bundle, row(MOON, describe="True"))
     assert (code, answer["label"]) == (200, serve(handler, bundle, row(MOON))[0][1]["label"])
     assert "provenance" not in answer
+    # Of a form without fields the front end makes an empty row.
+    for name in ("Content-Type", "content-type"):
+        [(code, answer)] = serve(handler, bundle, ({}, {"describe": "True", name: "application/x-www-form-urlencoded"}))
+        assert (code, answer["field"]) == (400, "body")
+
+
+def test_a_transformer_that_reads_more_may_be_asked_more_often(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [most_passes(tokens) for tokens in (128, 512)] == [MAX_PASSES, 513]
+    monkeypatch.setattr("handlers.requests.MAX_PASSES", 10)
+    made = started(bundle)
+    # As long as the window, word by word: without an option this must be allowed.
+    (code, _), (_, described) = serve(made, bundle, row({"text": "moon " * 60}, explain="True"), DESCRIBE)
+    assert code == 200
+    assert described["limits"]["passes"] == described["options"]["properties"]["budget"]["maximum"] == 33
 
 
 @pytest.mark.parametrize(
@@ -109,7 +124,6 @@ def test_only_who_sends_no_post_is_told_about_the_model(handler: NewsgroupsHandl
     [
         (1, 9, 1, "raise the budget to 10, or choose"),
         (2, MAX_PASSES * 2 // 3, None, "send at most 1 such posts in a request, or choose"),
-        (1, MAX_PASSES, None, "send a shorter post, or choose"),
     ],
 )
 def test_a_budget_that_is_too_small_gets_a_mend_that_helps(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,33 @@ from tests import handling
 from tests.handling import CAR, DESCRIBE, ICE, MOON, SERVE, context, row, serve, started
 
 bundle, handler = handling.bundle, handling.handler
+
+# What a worker's start makes of the tokenizer's pool, in a process that has none yet.
+POOL = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import yaml
+
+import handlers.newsgroups
+from handlers.text import Encoder
+
+folder, config, threads = sys.argv[1:]
+handlers.newsgroups.threads_each = lambda _: int(threads)
+
+class Worker(handlers.newsgroups.NewsgroupsHandler):
+    def load_engine(self, folder, threads, device):
+        encoder, before = Encoder(folder, 32), psutil.Process().num_threads()
+        encoder(["a car"] * 16)
+        sys.exit(print(psutil.Process().num_threads() - before))
+
+Worker().initialize(SimpleNamespace(
+    system_properties={"model_dir": folder}, model_name="m", manifest={"model": {"modelVersion": "1"}},
+    model_yaml_config=yaml.safe_load(Path(config).read_text()),
+))
+"""
 
 
 def test_the_limit_of_bytes_is_the_servers() -> None:
@@ -56,6 +86,17 @@ def test_bf16_changes_the_third_digit_only(bundle: Path, handler: NewsgroupsHand
         assert low["probabilities"] != high["probabilities"]
 
 
+def test_in_bf16_a_batch_moves_an_answer_little(bundle: Path) -> None:
+    halved = started(bundle, handler={"fast_path": True, "precision": "bf16"})
+    requests = [row({"text": text, "fast_path": "off"}) for text in (CAR, ICE, MOON, "moon " * 40)]
+    together = serve(halved, bundle, *requests)
+    for request, (_, answer) in zip(requests, together, strict=True):
+        [(_, alone)] = serve(halved, bundle, request)
+        assert answer["label"] == alone["label"]
+        # Of the tiny transformer, whose logits are small: of a real one, serve/newsgroups.yaml says how much.
+        assert answer["probabilities"] == pytest.approx(alone["probabilities"], abs=2e-4)
+
+
 def test_workers_share_the_cores(bundle: Path) -> None:
     seen = []
 
@@ -71,3 +112,12 @@ def test_workers_share_the_cores(bundle: Path) -> None:
     for workers in (1, cores, 4 * cores):
         Recording().initialize(context(bundle, maxWorkers=workers))
     assert seen == [(cores, "cpu"), (1, "cpu"), (1, "cpu")]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_tokenizer_has_a_workers_threads(bundle: Path, threads: int) -> None:
+    known = ("RAYON_NUM_THREADS", "TOKENIZERS_PARALLELISM")
+    environment = {name: value for name, value in os.environ.items() if name not in known}
+    command = [sys.executable, "-c", POOL, str(bundle), str(SERVE / "newsgroups.yaml"), str(threads)]
+    done = subprocess.run(command, cwd=SERVE.parent, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == str(threads), done.stderr

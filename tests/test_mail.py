@@ -54,6 +54,48 @@ def test_the_plain_part_of_several() -> None:
     assert text(message.as_bytes()) == "Grüße\n\nthe engine\n"
 
 
+@pytest.mark.parametrize(
+    ("charset", "body", "expected"),
+    [
+        ("", "Grüße".encode("latin-1"), "Grüße"),
+        ("us-ascii", "Grüße".encode(), "Grüße"),
+        ("utf-8", "Grüße".encode("latin-1"), "Grüße"),
+        ("unknown-8bit", "Grüße".encode("latin-1"), "Grüße"),
+        ("x-unknown", "Grüße".encode(), "Grüße"),
+        ("klingon", b"a car", "a car"),
+        ("punycode", b"a car", "a car"),
+        ("ISO-8859-8-I", "שלום".encode("iso-8859-8"), "שלום"),
+        ("iso-8859-8-e", "שלום".encode("iso-8859-8"), "שלום"),
+        ("iso-8859-6-i", "سلام".encode("iso-8859-6"), "سلام"),
+        # What is declared and fits is believed, also where UTF-8 would fit.
+        ("latin-1", "ü".encode(), "Ã¼"),
+    ],
+)
+def test_a_body_that_is_declared_wrongly_or_not_at_all(charset: str, body: bytes, expected: str) -> None:
+    kind = f"Content-Type: text/plain; charset={charset}\n".encode() if charset else b""
+    assert text(kind + b"\n" + body) == expected
+
+
+def test_a_charset_that_cannot_be_read_is_none() -> None:
+    assert text("Content-Type: text/plain; charset*=%00''x\n\nGrüße".encode()) == "Grüße"
+
+
+def test_an_encoded_word_that_is_declared_wrongly() -> None:
+    assert text(b"Subject: =?utf-8?q?Gr=FC=DFe?= =?x-unknown?q?_an_=C3=BC?=\n\na").startswith("Grüße an ü")
+
+
+@given(st.binary(), st.sampled_from(["", "us-ascii", "utf-8", "utf-16", "gb2312", "utf-7", "x-unknown"]) | st.text())
+def test_any_body_is_read(body: bytes, charset: str) -> None:
+    kind = f"Content-Type: text/plain; charset={' '.join(charset.split())}\n".encode() if charset else b""
+    read = text(kind + b"\n" + body)
+    assert isinstance(read, str)
+    if charset in ("", "us-ascii", "x-unknown"):
+        try:
+            assert read == body.decode()
+        except UnicodeDecodeError:
+            assert read == body.decode("latin-1")
+
+
 def test_a_boundary_that_is_encoded() -> None:
     raw = b"Content-Type: multipart/mixed; boundary*=us-ascii'en'a%20b\n\n--a b\n\nthe engine\n--a b--\n"
     assert text(raw) == "the engine"
@@ -75,10 +117,6 @@ def test_a_news_article_of_1993() -> None:
         (b"Subject: a\nContent-Type: text/html\n\n<p>a</p>", 422),
         (b"Content-Type: multipart/mixed; boundary=b\n\n--b\nContent-Type: image/png\n\nx\n--b--\n", 422),
         (b"Content-Type: multipart/mixed\n\nno boundary", 422),
-        (b"Content-Type: text/plain; charset=klingon\n\na", 415),
-        (b"Content-Type: text/plain; charset=utf-8\n\n\xff", 415),
-        (b"Content-Type: text/plain; charset=punycode\n\na", 415),
-        (b"Content-Type: text/plain; charset*=%00''x\n\na", 415),
         (b"Content-Type: multipart/mixed; boundary*=%00''x\n\n--b\n\nx\n--b--\n", 422),
         (b"Content-Type: message/rfc822\n\n" * 5000 + b"a", 413),
         (b"".join(b"Content-Type: multipart/mixed; boundary=b%d\n\n--b%d\n" % (i, i) for i in range(900)), 413),
@@ -90,10 +128,6 @@ def test_a_news_article_of_1993() -> None:
         "html",
         "no text",
         "no boundary",
-        "charset",
-        "bytes",
-        "slow codec",
-        "encoded charset",
         "encoded boundary",
         "nested mails",
         "nested parts",
@@ -113,7 +147,7 @@ def test_refusals(raw: bytes, code: int) -> None:
 def test_headers_are_read_up_to_a_bound(header: bytes) -> None:
     # Uncut, the parser takes minutes for these.
     mail = read_mail(header + b"\n\nbody")
-    assert mail.text == b"body"
+    assert mail.text == "body"
     assert len(mail.subject) <= MAX_HEADER
 
 

@@ -72,8 +72,8 @@ def test_a_pod_is_locked_down_bounded_and_probed_by_a_prediction(name: str) -> N
     config = yaml.safe_load((SERVE / "newsgroups.yaml").read_text())
     assert startup["periodSeconds"] * startup["failureThreshold"] >= config["startupTimeout"]
     pause = int(re.search(r"sleep (\d+)", container["lifecycle"]["preStop"]["exec"]["command"][-1])[1])
-    # The largest batch, which responseTimeout is well above, ends within the pause; then TorchServe does.
-    assert pause >= config["responseTimeout"] / 2
+    # Whatever batch is legal ends within the pause; then TorchServe does.
+    assert pause >= config["responseTimeout"]
     assert pod["terminationGracePeriodSeconds"] >= pause + STOP_TIMEOUT
 
 

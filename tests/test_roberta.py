@@ -26,13 +26,14 @@ from handlers.torch_engine import TorchEngine
 from stages.acceleration import build_accelerator
 from stages.batches import Split
 from stages.drift import reference
+from stages.explanation import Scorer
 from stages.export import export_onnx
 from stages.fuse import assemble
 from stages.package import Facts, package
 from stages.torchserve import serving
 from stages.train import build
 from stages.training import Trainer
-from tests.conftest import LABELS
+from tests.conftest import LABELS, answer_probabilities
 from tests.test_training import SETTINGS
 
 SCORES = {"test": {"accuracy": 0.9, "macro_f1": 0.89}}
@@ -45,6 +46,8 @@ FACTS = Facts(
     },
     posts={"train": 9, "validation": 9, "test": 9},
     quality={"selected": {"name": "roberta", **SCORES, "over_baseline": GAIN}, "baseline": SCORES},
+    variants={name: SCORES["test"] | {"agreement": 1.0} for name in ("newsgroups", "newsgroups-onnx")},
+    calibration={"ece_before": 0.3, "ece": 0.03},
     params={"augment": {"share": 0.0}},
 )
 POSTS = ["The Rocket reached orbit 🚀", "the goalie saved the puck — naïvely", "Old car", "moon " * 60]
@@ -116,12 +119,20 @@ def test_the_longest_post_has_a_position(bundle: Path) -> None:
     assert (answer.tokens, answer.truncated) == (32, True)
 
 
+def test_a_removed_word_leaves_no_space_to_read(bundle: Path) -> None:
+    predictor = Predictor(bundle, TorchEngine(bundle))
+    texts = ["the  moon", " the moon", "the moon"]
+    assert len({tuple(item.ids) for item in predictor.encoder(texts)}) == 3
+    first, second, clean = Scorer(predictor, [])(texts)
+    np.testing.assert_allclose([first, second], [clean, clean], atol=1e-6)
+
+
 def test_served_from_its_archive_as_in_process(bundle: Path, tmp_path: Path) -> None:
     graph = tmp_path / "onnx" / "newsgroups-onnx" / "model.onnx"
     export_onnx(bundle, graph, 18)
     package(bundle, tmp_path / "onnx", FACTS, "1.0", tmp_path / "store")
-    expected = Predictor(bundle, TorchEngine(bundle)).probabilities(POSTS, fast_path=False)
-    exported = Predictor(bundle, OnnxEngine(graph)).probabilities(POSTS, fast_path=False)
+    expected = answer_probabilities(Predictor(bundle, TorchEngine(bundle)), POSTS, fast_path=False)
+    exported = answer_probabilities(Predictor(bundle, OnnxEngine(graph)), POSTS, fast_path=False)
     np.testing.assert_allclose(exported, expected, atol=TOLERANCE)
     with serving(tmp_path / "store" / "newsgroups-onnx.mar", "newsgroups-onnx") as server:
         key = json.loads(server.key_file.read_text())["inference"]["key"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import re
@@ -23,7 +25,7 @@ from jsonschema import Draft202012Validator
 
 from handlers.drift import WINDOW
 from handlers.requests import MAX_BYTES, MAX_POSTS
-from handlers.schema import PROVENANCE_FILE, reply_schema
+from handlers.schema import CALIBRATION_FILE, PROVENANCE_FILE, reply_schema
 from serve import ready
 from stages.archive import build_archive
 from stages.torchserve import Server, serving
@@ -75,6 +77,16 @@ class Client:
         headers = {"Authorization": f"Bearer {self.key('inference')}", "Content-Type": media, **more}
         return self._ask(urllib.request.Request(self.server.url + path, data=body, headers=headers))
 
+    def send(self, method: str, path: str, media: str | None, body: bytes) -> tuple[int, bytes]:
+        """A request with no other headers than these, where urllib would add a content type."""
+        headers = {"Authorization": f"Bearer {self.key('inference')}"} | ({"Content-Type": media} if media else {})
+        address = urlsplit(self.server.url)
+        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=30)
+        with contextlib.closing(connection):
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            return response.status, response.read()
+
     def described(self) -> dict[str, Any]:
         """What the management address says of the model."""
         url = f"{self.server.management_url}/models/{MODEL}?customized=true"
@@ -120,8 +132,10 @@ def client(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("serve")
     (folder / "faulty.py").write_text(HANDLER)
     code = {f"handlers/{path.name}": path for path in (ROOT / "handlers").glob("*.py")}
-    (folder / PROVENANCE_FILE).write_text('{"data": "nine posts"}')
-    model = {path.name: path for path in (*tiny_bundle.iterdir(), folder / PROVENANCE_FILE)}
+    told = {PROVENANCE_FILE: '{"data": "nine posts"}', CALIBRATION_FILE: '{"ece": 0.03}'}
+    for name, text in told.items():
+        (folder / name).write_text(text)
+    model = {path.name: path for path in (*tiny_bundle.iterdir(), *(folder / name for name in told))}
     archive = folder / f"{MODEL}.mar"
     build_archive(archive, "1.0", folder / "faulty.py", ROOT / "serve" / "newsgroups.yaml", code | model)
     with serving(archive, MODEL) as server:
@@ -143,11 +157,56 @@ def told(client: Client, name: str, expected: float, **labels: str) -> float:
 def test_the_model_is_described_to_who_manages_it_alone(client: Client) -> None:
     described = client.described()["customizedMetadata"]
     assert described["labels"] == list(LABELS) and described["provenance"] == {"data": "nine posts"}
+    assert described["calibration"] == {"ece": 0.03}
     # The front end passes on whatever header a client makes up.
     for body in (b'{"text": "the rocket reached orbit"}', b""):
         status, answer = client.post(body, describe="True")
         assert "provenance" not in json.loads(answer)
         assert status == (200 if body else 400)
+    # Of a form without fields it makes an empty row, which is what it makes of its own question.
+    form = "application/x-www-form-urlencoded"
+    status, answer = client.post(b"", form, describe="True")
+    assert (status, json.loads(answer)["field"]) == (400, "body")
+    assert json.loads(client.post(b"", form)[1]) == json.loads(answer)
+
+
+TENSOR = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["the car has a new engine and four wheels"]}
+PREDICT, EXPLAIN = f"/predictions/{MODEL}", f"/explanations/{MODEL}"
+FILE = (
+    b'--x\r\nContent-Disposition: form-data; name="data"; filename="post.txt"\r\nContent-Type: text/plain\r\n\r\n'
+    b"the car has a new engine and four wheels\r\n--x--\r\n"
+)
+MAIL = (
+    b"Subject: =?iso-8859-1?q?caf=E9?=\r\nContent-Type: text/plain; charset=us-ascii\r\n\r\n"
+    b"the car has a new engine and four wheels, \xe9\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "media", "body"),
+    [
+        ("POST", PREDICT, "application/x-www-form-urlencoded", b"data=the+car+has+a+new+engine+and+four+wheels"),
+        ("POST", PREDICT, "multipart/form-data; boundary=x", FILE),  # curl -F data=@post.txt
+        ("PUT", PREDICT, None, b"the car has a new engine and four wheels"),  # curl -T post.txt
+        ("POST", PREDICT, "message/rfc822", MAIL),
+        ("POST", f"/v2/models/{MODEL}/infer", "application/json", json.dumps({"id": "7", "inputs": [TENSOR]}).encode()),
+        ("POST", EXPLAIN, "application/json", b'{"text": "the car has a new engine and four wheels"}'),
+    ],
+    ids=["form", "file", "upload", "mail", "tensors", "explanation"],
+)
+def test_every_way_to_send_a_post(client: Client, method: str, path: str, media: str | None, body: bytes) -> None:
+    status, reply = client.send(method, path, media, body)
+    answer = json.loads(reply)
+    assert status == 200, answer
+    kind = "tensors" if "inputs" in str(body) else "answer"
+    Draft202012Validator(reply_schema(LABELS) | {"anyOf": [{"$ref": f"#/$defs/{kind}"}]}).validate(answer)
+    if kind == "tensors":
+        assert (answer["model_name"], answer["id"]) == (MODEL, "7")
+        label = {"name": "label", "shape": [1], "datatype": "BYTES", "data": ["autos"]}
+        assert answer["outputs"][0] == label
+    else:
+        assert answer["label"] == "autos"
+        assert ("explanation" in answer) == (path == EXPLAIN)
 
 
 def test_every_answer_and_refusal_is_counted(client: Client) -> None:
@@ -276,6 +335,22 @@ def test_ready_asks_for_a_real_answer(client: Client) -> None:
     other = [*command, "--key-file", client.server.key_file, "--model", "other", "--timeout", "0.3"]
     bad = subprocess.run(other, capture_output=True, text=True)
     assert bad.returncode == 1 and bad.stderr.startswith("not ready: other at")
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '"key"', "{}", '{"inference": 1}'])
+def test_ready_says_what_is_wrong_with_a_key_file(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "key_file.json"
+    file.write_text(content)
+    with pytest.raises(TimeoutError, match=r"key_file\.json holds no key for inference"):
+        ready.wait("http://127.0.0.1:9", MODEL, file, 0)
+
+
+@pytest.mark.parametrize(("before", "after"), [("", "1"), ("3", "3")])
+def test_a_worker_keeps_numpy_to_one_thread_unless_told_otherwise(before: str, after: str) -> None:
+    script = "source serve/env.sh && echo $OPENBLAS_NUM_THREADS"
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": before}
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == [after], done.stderr
 
 
 def test_ready_is_not_fooled_by_an_error(client: Client) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -99,12 +100,21 @@ def test_errors_and_times(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
     counts = telemetry(tmp_path, caplog)
     lines(caplog)
     counts.failed(RequestError(422, "a post holds no letter, so there is nothing", "text", "send words"))
-    counts.timed({"decode": 1e-9, "infer": 0.25})
+    # Of the smallest value Python prints no fixed point.
+    counts.timed({"decode": 1e-9, "tokenize": 1.4e-6, "infer": 0.25})
     assert lines(caplog) == {
         ("errors_total", "422", "a post holds no letter so there is nothing"): [1],
         ("step_seconds", "decode"): [0],
+        ("step_seconds", "tokenize"): [1e-6],
         ("step_seconds", "infer"): [0.25],
     }
+
+
+def test_the_front_end_reads_a_workers_lines_so() -> None:
+    with zipfile.ZipFile(Path(ts.__file__).parent / "frontend" / "model-server.jar") as jar:
+        assert LINE.pattern.encode() in jar.read("org/pytorch/serve/metrics/Metric.class")
+    assert LINE.fullmatch("a.b:2e-06|#c:d|#type:GAUGE|#hostname:h,1")
+    assert not LINE.fullmatch("a.b:1e+16|#c:d|#type:GAUGE|#hostname:h,1")
 
 
 def test_drift_shows_once_the_window_is_full(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
