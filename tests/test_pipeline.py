@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages.params import Params
+from stages.package import shaping
+from stages.params import Params, load
 
 ROOT = Path(__file__).parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -107,6 +108,16 @@ def test_params_cover_what_the_stage_reads(name: str) -> None:
         whole = {f"{key}.{field.name}" for field in dataclasses.fields(SECTIONS[key])} if key in SECTIONS else {key}
         missing = whole - listed - NOT_READ.get(name, set())
         assert section in listed or not missing, f"{name} reads {sorted(missing)}, which dvc.yaml does not list"
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_params_are_those_that_the_stage_reads(name: str) -> None:
+    read = parameters_read(ROOT / "stages" / f"{name}.py")
+    if name == "package":
+        read |= shaping(load(ROOT / "params.yaml")).keys()
+    for key in STAGES[name].get("params", []):
+        # A section counts as read where one of its keys is, a key where its section is handed on.
+        assert key.split(".")[0] in read or any(f"{one}.".startswith(f"{key}.") for one in read), key
 
 
 def test_a_section_that_is_handed_on_is_told_from_a_key_of_it(tmp_path: Path) -> None:
