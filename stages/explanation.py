@@ -42,7 +42,7 @@ class Scorer:
     """Log-probabilities of texts made from the words of one post that the transformer reads; counts the texts.
 
     What the transformer does not read, `tail`, stays in place for the linear part. With all words they are those of the
-    answer that ships, where the transformer has a part in it.
+    answer that ships, where the transformer has a part in it. Spaces left around a removed word do not count.
     """
 
     def __init__(self, predictor: Predictor, tail: Sequence[str]) -> None:
@@ -53,6 +53,8 @@ class Scorer:
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Logarithms of probabilities [texts, classes]."""
         self.texts += len(texts)
+        # As cleaning would leave them: in byte-level vocabularies a second space is a token of its own.
+        texts = [" ".join(text.split()) for text in texts]
         predictor = self.predictor
         logits = predictor.logits([item.ids for item in predictor.encoder(texts)])
         wide = predictor.linear.scores([f"{text} {self.tail}" for text in texts])
@@ -96,13 +98,11 @@ class Explanation:
 def explain_text(predictor: Predictor, text: str, effort: Effort, actual: int | None = None) -> Explanation:
     """Explain the full model's answer to a raw post by all METHODS.
 
-    Raises StageError where cleaning leaves fewer than two words.
+    Raises StageError where cleaning leaves no word.
     """
     every = predictor.cleaning(text).split()
-    if len(every) < 2:
-        raise StageError(
-            "cleaning leaves fewer than two words of the post: there is nothing to compare, give more text"
-        )
+    if not every:
+        raise StageError("cleaning leaves no word of the post: there is nothing to explain, give more text")
     read = words_read(predictor, every)
     words, tail = every[:read], every[read:]
     probabilities = np.exp(Scorer(predictor, tail)([" ".join(words)]))[0]

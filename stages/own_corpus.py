@@ -14,13 +14,14 @@ import pyarrow
 import pyarrow.parquet
 from datasets import ClassLabel, Dataset, Features, Value, disable_progress_bars
 from datasets.exceptions import DatasetGenerationError
+from datasets.table import InMemoryTable
 
 from stages.splitting import held_out
 from stages.stage import StageError
 
 log = logging.getLogger(__name__)
 
-SPLITS = ("train", "test")
+PARTS = ("train", "test")
 COLUMNS = ("text", "label")
 TABLES = (".csv", ".parquet")
 
@@ -66,7 +67,7 @@ def _sources(path: Path) -> dict[str, Path]:
         raise StageError(f"data.path: {path} is missing; {SHAPES}")
     if path.is_dir():
         found = {}
-        for split in SPLITS:
+        for split in PARTS:
             places = [path / split, *(path / f"{split}{suffix}" for suffix in TABLES)]
             present = [place for place in places if place.exists()]
             if len(present) > 1:
@@ -105,25 +106,11 @@ def _hidden(path: Path, folder: Path) -> bool:
 
 def _table_rows(path: Path) -> Rows:
     """Rows of a table; labels that are numbers become text, those of a Hugging Face data set their names."""
-    disable_progress_bars()
-    # The library caches what it converts in the user's home; nothing of a build should outlive it there.
-    with tempfile.TemporaryDirectory() as cache:
-        try:
-            if path.suffix.lower() == ".csv":
-                _check_utf8(path)
-                with path.open(encoding="utf-8-sig", newline="") as file:
-                    _check_columns(path, next(csv.reader(file), []))
-                # As text and without a guess: a label "01" stays what it is, and a post "NA" is no missing value.
-                text = Features({name: Value("string") for name in COLUMNS})
-                table = Dataset.from_csv(
-                    str(path), features=text, cache_dir=cache, keep_in_memory=True, keep_default_na=False
-                )
-            else:
-                _check_columns(path, pyarrow.parquet.read_schema(path).names)
-                table = Dataset.from_parquet(str(path), columns=list(COLUMNS), cache_dir=cache, keep_in_memory=True)
-        except (DatasetGenerationError, pyarrow.ArrowException) as error:
-            reason = str(error.__cause__ or error)
-            raise StageError(f"{path} cannot be read as {path.suffix[1:]}: {' '.join(reason.split())}") from error
+    try:
+        table = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path)
+    except (DatasetGenerationError, pyarrow.ArrowException, OSError) as error:
+        reason = str(error.__cause__ or error)
+        raise StageError(f"{path} cannot be read as {path.suffix[1:]}: {' '.join(reason.split())}") from error
     kind, written = table.features["label"], table.features["text"]
     if not (isinstance(written, Value) and "string" in written.dtype):
         raise StageError(f"{path}: the column text is no text but {written}; write it as strings")
@@ -133,6 +120,23 @@ def _table_rows(path: Path) -> Rows:
             raise StageError(f"{path}: row {number} has no {'text' if text is None else 'label'}; fill or remove it")
         rows.append((kind.int2str(label) if isinstance(kind, ClassLabel) else str(label).strip(), text))
     return rows
+
+
+def _read_csv(path: Path) -> Dataset:
+    _check_utf8(path)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        _check_columns(path, next(csv.reader(file), []))
+    disable_progress_bars()
+    # As text and without a guess: a label "01" stays what it is, and a post "NA" is no missing value.
+    text = Features({name: Value("string") for name in COLUMNS})
+    # The library caches what it converts in the user's home; nothing of a build should outlive it there.
+    with tempfile.TemporaryDirectory() as cache:
+        return Dataset.from_csv(str(path), features=text, cache_dir=cache, keep_in_memory=True, keep_default_na=False)
+
+
+def _read_parquet(path: Path) -> Dataset:
+    _check_columns(path, pyarrow.parquet.read_schema(path).names)
+    return Dataset(InMemoryTable(pyarrow.parquet.read_table(path, columns=list(COLUMNS))))
 
 
 def _check_columns(path: Path, names: list[str]) -> None:

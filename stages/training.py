@@ -125,7 +125,11 @@ class Trainer:
             progress, best = self.progress, {}
             torch.manual_seed(self.seed)
             if settings.probe_epochs:
-                self.probe()
+                try:
+                    self.probe()
+                except KeyboardInterrupt:
+                    # Before the first checkpoint there is nothing to keep that it should wait for.
+                    raise InterruptionError("interrupted before the first step; run again, it begins anew") from None
             # From here on each process draws its own dropout.
             torch.manual_seed(self.seed + accelerator.process_index)
             save()

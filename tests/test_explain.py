@@ -6,6 +6,8 @@ import copy
 import dataclasses
 import json
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +21,14 @@ from handlers.predictor import Predictor
 from stages.comparison import verdict
 from stages.corpus import features
 from stages.evaluate import systems
-from stages.explain import choose_posts, explain, format_table, read_post, short
-from stages.explanation import Explanation, best_words
+from stages.explain import choose_posts, explain, format_table, main, read_post, short
+from stages.explanation import Effort, Explanation, best_words, explain_text
+from stages.params import load
+from stages.paths import PROJECT
 from stages.stage import StageError
 from tests import explanations
 from tests.conftest import LABELS
-from tests.explanations import EFFORT
+from tests.explanations import EFFORT, TEXT
 
 explanation = explanations.explanation
 
@@ -97,6 +101,46 @@ def test_a_file_that_is_no_text_is_a_clear_error(tmp_path: Path) -> None:
         read_post(tmp_path / "missing")
     (tmp_path / "post").write_text("The café", encoding="utf-8")
     assert read_post(tmp_path / "post") == "The café"
+
+
+@pytest.fixture
+def command(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """The stage's command line, where the tiny bundle is the selected one."""
+    shutil.copy(PROJECT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("stages.explain.SELECTED", tiny_bundle)
+
+    def run(*arguments: str) -> None:
+        monkeypatch.setattr("sys.argv", ["explain", *arguments])
+        main()
+
+    return run
+
+
+@pytest.mark.parametrize("source", ["--text", "--file"])
+@pytest.mark.parametrize("text", [TEXT, "Hockey!"])
+def test_any_post_is_explained_on_the_command_line(
+    command: Callable[..., None], predictor: Predictor, text: str, source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("post.txt").write_text(text)
+    command(source, text if source == "--text" else "post.txt")
+    params = load()
+    explained = explain_text(predictor, text, Effort(params.explain.samples, params.explain.steps, params.seed))
+    printed = capsys.readouterr().out
+    assert printed == format_table(explained, predictor.labels, params.explain.top) + "\n"
+    assert len(printed.splitlines()) == 2 + min(len(explained.words), params.explain.top)
+    assert not Path("outputs").exists(), "what is no run of the stage leaves no time"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(("--text", ""), "cleaning leaves no word"), (("--file", "absent"), "absent cannot be read: No such file")],
+)
+def test_a_post_that_cannot_be_explained_is_one_line(
+    command: Callable[..., None], arguments: tuple[str, str], message: str
+) -> None:
+    with pytest.raises(SystemExit, match=f"^explain: {message}"):
+        command(*arguments)
 
 
 def test_table_names_the_answer_and_the_strongest_words(explanation: Explanation) -> None:

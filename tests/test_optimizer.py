@@ -27,8 +27,8 @@ def test_biases_and_norms_are_not_decayed(tiny_bundle: Path) -> None:
     assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))
 
 
-@pytest.mark.parametrize("name", ["linear", "cosine"])
-def test_schedule_rises_then_falls_to_zero(name: str) -> None:
+@pytest.mark.parametrize(("name", "after_a_third"), [("linear", 2 / 3), ("cosine", 3 / 4)])
+def test_schedule_rises_then_falls_to_zero(name: str, after_a_third: float) -> None:
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     schedule = build_schedule(optimizer, name, steps=100, warmup=0.1)
@@ -41,6 +41,8 @@ def test_schedule_rises_then_falls_to_zero(name: str) -> None:
     assert max(rates) == pytest.approx(1.0)
     assert rates[0] == pytest.approx(0.1)
     assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+    # Of the fall; at its half the two are the same.
+    assert rates[40] == pytest.approx(after_a_third)
     assert schedule.get_last_lr()[0] == pytest.approx(0.0, abs=1e-9)
 
 

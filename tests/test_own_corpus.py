@@ -164,6 +164,12 @@ def bad(tmp_path: Path, name: str) -> Path:
         case "no parquet":
             (tmp_path / "posts.parquet").write_text("text,label\n")
             return tmp_path / "posts.parquet"
+        case "damaged parquet":
+            path = as_parquet(tmp_path / "posts.parquet", ROWS)
+            content = path.read_bytes()
+            # Its pages are spoilt; its end, which says what it holds, is not.
+            path.write_bytes(content[:4] + bytes(32) + content[36:])
+            return path
         case "ragged":
             file.write_text("text,label\nx,a\nx,a,b,c\n")
         case "label":
@@ -195,6 +201,7 @@ def bad(tmp_path: Path, name: str) -> Path:
         ("bytes", "the column text is no text but .*binary"),
         ("twice", r"has train more than once: train\.csv, train\.parquet; keep one"),
         ("no parquet", r"posts\.parquet cannot be read as parquet"),
+        ("damaged parquet", r"posts\.parquet cannot be read as parquet"),
         ("ragged", r"posts\.csv cannot be read as csv: .*line 3"),
         ("label", "row 2 has no label"),
         ("one class", "one class only: 01"),

@@ -16,6 +16,7 @@ import torch
 
 from stages import checkpoint
 from stages.batches import Split
+from stages.interruption import InterruptionError
 from stages.stage import StageError
 from stages.train import summary
 from tests.test_training import RUN, Hooked, assert_same, posts, run, trainer
@@ -110,6 +111,19 @@ def test_ctrl_c_without_a_checkpoint_promises_nothing(tiny_bundle: Path, split: 
     stopped = trainer(tiny_bundle, split, kind=Hooked, at=7, happens=lambda _: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(StageError, match=r"interrupted at step 8 of 18; run again, it begins anew"):
         stopped.fit()
+
+
+@pytest.mark.parametrize("within", ["gather_object", "broadcast"], ids=["of the features", "of the head"])
+def test_ctrl_c_in_the_probe_is_one_line_and_the_run_begins_anew(
+    ctrl_c: Any, tiny_bundle: Path, split: Split, tmp_path: Path, within: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(f"stages.training.{within}", lambda _: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(InterruptionError, match=r"^interrupted before the first step; run again, it begins anew$"):
+            trainer(tiny_bundle, split).fit(tmp_path / "c.pt", RUN)
+    assert signal.getsignal(signal.SIGINT) is ctrl_c
+    assert not list(tmp_path.iterdir())
+    assert_same(run(tiny_bundle, split, tmp_path / "c.pt")[0], run(tiny_bundle, split, tmp_path / "whole.pt")[0])
 
 
 def test_a_checkpoint_of_another_run_is_neither_used_nor_overwritten(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from stages.benchmark import plot_rows
 from stages.loadrun import ENOUGH, Point
 from stages.serving_figures import Curve, Result, capacity, differences, enclosed, metrics, nearest, recommendation
 from stages.serving_page import section
-from stages.serving_plot import COLUMNS, draw_curves, draw_latencies, draw_quality, draw_sensitivity
+from stages.serving_plot import COLUMNS, draw_curves, draw_latencies, draw_quality
 from tests.measured import POINT, SLO_MS, at
 
 QUALITY = {"accuracy": 0.9, "macro_f1": 0.88, "full_macro_f1": 0.89, "agreement": 0.99, "sha256": ""}
@@ -85,8 +86,9 @@ def test_every_point_is_shown(tmp_path: Path) -> None:
     draw_curves(table, SLO_MS, tmp_path / "serving.png")
     draw_latencies({"newsgroups": on.near_ms}, SLO_MS, tmp_path / "latency.png")
     draw_quality(rows, tmp_path / "quality.png")
-    draw_sensitivity([["head.3", 0.98, 0.2], ["head.0", 1.0, 0.1]], tmp_path / "sensitivity.png")
-    for name in ("serving", "latency", "quality", "sensitivity"):
+    # Of the export stage.
+    (tmp_path / "sensitivity.png").write_bytes((tmp_path / "quality.png").read_bytes())
+    for name in ("serving", "latency", "quality"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     page = "".join(section(rows, ["newsgroups-onnx-int8"], recommendation(rows, SLO_MS), SLO_MS, tmp_path))
     assert page.startswith("<p>Deploy newsgroups") and page.count("<img") == 4
@@ -101,6 +103,56 @@ def test_every_point_is_shown(tmp_path: Path) -> None:
     page_of_void = "".join(section(void, [], "deploy x", SLO_MS, tmp_path))
     assert "2 runs are void" in page_of_void and "cascade on" not in page_of_void.partition("known less well")[2]
     assert "missed a gate" in page and "newsgroups and newsgroups-onnx cannot be told apart" in page
+
+
+def test_curves_have_a_panel_a_cascade_and_a_mark_a_run(tmp_path: Path) -> None:
+    # The slower run at the lower rate is noise: the fitted line runs between.
+    on, off = curve([at(20, 90), at(40, 40), at(80, 400, errors=3)], [at(10, 30)]), curve([at(8, 90)], [at(9, 95)])
+    table = plot_rows("newsgroups", result(on=on, off=off))
+    panels = draw_curves(table, SLO_MS, tmp_path / "serving.png").axes
+    assert [axes.get_title() for axes in panels] == ["cascade on", "cascade off"]
+    assert {(axes.get_xlabel(), axes.get_ylabel()) for axes in panels} == {
+        ("requests a second, offered", "latency, ms")
+    }
+    fitted, right, wrong, median, *_, objective = panels[0].lines
+    assert (fitted.get_label(), median.get_label()) == ("newsgroups, p99", "newsgroups, p50")
+    assert list(fitted.get_xdata()) == [10, 20, 40, 80]
+    np.testing.assert_allclose(fitted.get_ydata(), [30, 60, 60, 400])
+    assert right.get_xydata().tolist() == [[10, 30], [20, 90], [40, 40]]
+    assert wrong.get_xydata().tolist() == [[80, 400]] and wrong.get_marker() == "x"
+    assert list(objective.get_ydata()) == [SLO_MS, SLO_MS] and "250 ms" in objective.get_label()
+
+
+def test_latencies_are_the_share_of_slower_requests(tmp_path: Path) -> None:
+    latencies = {"newsgroups": [40.0, 10.0, 20.0, 30.0], "newsgroups-onnx": [5.0, 6.0]}
+    (axes,) = draw_latencies(latencies, SLO_MS, tmp_path / "latency.png").axes
+    first, second, objective, percentile = axes.lines
+    assert [line.get_label() for line in (first, second)] == list(latencies)
+    # Of the slowest none is slower, which a logarithmic axis cannot show.
+    assert first.get_xydata().tolist() == [[10, 0.75], [20, 0.5], [30, 0.25]]
+    assert second.get_xydata().tolist() == [[5, 0.5]]
+    assert (objective.get_xdata()[0], percentile.get_ydata()[0]) == (SLO_MS, 0.01)
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+
+
+def test_quality_has_a_mark_a_variant_and_cascade_with_its_interval(tmp_path: Path) -> None:
+    def figures(best: float, low: float | None, high: float | None, macro_f1: float) -> dict[str, float | None]:
+        return {"capacity_rps": best, "capacity_low_rps": low, "capacity_high_rps": high, "macro_f1": macro_f1}
+
+    rows = {
+        "newsgroups": figures(40, 35, 50, 0.88) | {"full_path": figures(10, None, None, 0.89)},
+        "newsgroups-onnx": figures(60, 55, 65, 0.88),
+    }
+    (axes,) = draw_quality(rows, tmp_path / "quality.png").axes
+    on, off, onnx = axes.containers
+    labels = ["newsgroups, cascade on", "newsgroups, cascade off", "newsgroups-onnx, cascade on"]
+    assert [each.get_label() for each in (on, off, onnx)] == labels
+    assert [each[0].get_xydata().tolist() for each in (on, off, onnx)] == [[[40, 0.88]], [[10, 0.89]], [[60, 0.88]]]
+    # One round has no interval.
+    assert (on.has_xerr, off.has_xerr) == (True, False)
+    assert on[2][0].get_segments()[0][:, 0].tolist() == [35, 50]
+    assert (on[0].get_markerfacecolor(), off[0].get_markerfacecolor()) == ("C0", "none")
+    assert axes.get_ylim() == (0.87, 0.9)
 
 
 NAMES = ("newsgroups", "newsgroups-onnx", "newsgroups-onnx-int8")
