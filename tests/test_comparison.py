@@ -83,6 +83,12 @@ def test_comparison_has_every_method_and_pair(report: dict) -> None:
     assert "seeds" not in report["methods"]["shap"]
 
 
+def test_differences_are_paired(report: dict) -> None:
+    for one, other in (("attention", "random"), ("attention", "ig"), ("occlusion", "spans"), ("occlusion", "linear")):
+        means = [report["methods"][name]["comprehensiveness"] for name in (one, other)]
+        assert report[f"{one}_over_{other}"]["comprehensiveness"] == pytest.approx(means[0] - means[1])
+
+
 @pytest.mark.parametrize(
     ("over_random", "over_ig", "words"),
     [
