@@ -1,4 +1,5 @@
-"""The four commands on a small real slice: real corpus and checkpoint, real DVC, real TorchServe, real locust."""
+"""The four commands on a small real slice: real corpus and checkpoint, real DVC, real TorchServe, real locust; and
+somebody's own corpus as far as the archives."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,12 @@ from dvc.repo import Repo
 
 from handlers.onnx_engine import GRAPH_FILE, OnnxEngine
 from handlers.predictor import Predictor
+from handlers.schema import PROVENANCE_FILE
 from handlers.torch_engine import TorchEngine
 from stages.hardware import choose_device
+from stages.report import TITLES
 from stages.torchserve import PORTS, free_ports, own_config
+from tests import browsing
 
 pytestmark = pytest.mark.e2e
 
@@ -36,19 +41,40 @@ SMALL: dict[str, dict[str, Any]] = {
     "export": {"posts": 20, "reduced_agreement": 0.5, "reduced_f1_loss": 1},
     "benchmark": {"requests": 50, "warmup": 5, "slo_ms": 2000, "users": [2]},
 }
+# Eighteen posts of three classes, at data.path: each part needs one of each class.
+OWN: dict[str, dict[str, Any]] = {"data": {"source": "files", "test": 0.34}, "prepare": {"validation": 0.34}}
 VARIANTS = ["newsgroups", "newsgroups-onnx", "newsgroups-onnx-int8"]
 DEVICE = choose_device().type
 if DEVICE == "cuda":
     VARIANTS.append("newsgroups-onnx-fp16")
+PLOT_TITLES = (
+    "Confusion of minilm",
+    "Reliability of minilm",
+    "Risk over coverage of minilm",
+    "Sensitivity of each layer to int8",
+    "Latency against offered rate",
+    # The curves of training have no other title than their files.
+    "outputs/plots/train/minilm/plots/metrics/loss.tsv",
+    "outputs/plots/train/minilm/plots/metrics/validation_loss.tsv",
+    "outputs/plots/train/minilm/plots/metrics/validation_macro_f1.tsv",
+)
 POST = "From: a@b.c\nSubject: Shuttle launch\n\nThe shuttle reached its orbit around the moon, NASA said."
+
+browser = browsing.browser
 
 
 class Project:
-    """A copy of this project in a folder of its own, with a git history and small parameters."""
+    """A copy of this project in a folder of its own, with a git history and parameters changed in order."""
 
-    def __init__(self, root: Path, temporary: Path) -> None:
+    def __init__(self, root: Path, temporary: Path, *changes: dict[str, dict[str, Any]]) -> None:
         self.root = root
         temporary.mkdir()
+        copy_sources(root)
+        params = yaml.safe_load((root / "params.yaml").read_text())
+        for change in changes:
+            for section, values in change.items():
+                params[section] |= values
+        (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
         scripts = Path(sys.executable).parent
         self.environment = os.environ | {
             "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
@@ -58,6 +84,9 @@ class Project:
             "GIT_COMMITTER_NAME": "test",
             "GIT_COMMITTER_EMAIL": "test@localhost",
         }
+        self.run("git", "init", "--quiet")
+        self.run("git", "add", "--all")
+        self.run("git", "commit", "--quiet", "--message", "before")
 
     def run(self, *command: str, code: int = 0) -> str:
         """Run a command in the project; what it printed, errors last. Fails on another exit status than `code`."""
@@ -85,10 +114,8 @@ class Project:
         return stale | {stage.name.partition("@")[0] for stage in behind}
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The project after its first `dvc repro`."""
-    folder = tmp_path_factory.mktemp("project")
+def copy_sources(folder: Path) -> None:
+    """Copy what git knows of this project, or would with the next `git add`."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -100,18 +127,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
-    params = yaml.safe_load((folder / "params.yaml").read_text())
-    for section, values in SMALL.items():
-        params[section] |= values
-    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The project after its first `dvc repro`."""
+    project = Project(tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("scratch") / "tmp", SMALL)
     # Another TorchServe may be running here.
-    config = folder / "serve" / "config.properties"
+    config = project.root / "serve" / "config.properties"
     ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
     config.write_text(own_config(config.read_text(), ports, Path("outputs/model_store")))
-    project = Project(folder, tmp_path_factory.mktemp("scratch") / "tmp")
-    project.run("git", "init", "--quiet")
-    project.run("git", "add", "--all")
-    project.run("git", "commit", "--quiet", "--message", "before")
     print(project.run("dvc", "repro")[-1500:])
     return project
 
@@ -262,7 +287,17 @@ def test_metrics_diff_and_plots(project: Project) -> None:
     assert changed["new"] == project.metrics("quality")["selected"]["test"]["macro_f1"]
     assert "macro_f1" in project.run("dvc", "metrics", "show")
     project.run("dvc", "plots", "show", "--out", "report")
-    assert "confusion" in (project.root / "report" / "index.html").read_text()
+    page = (project.root / "report" / "index.html").read_text()
+    assert [title for title in PLOT_TITLES if f'"title": {{"text": "{title}"' not in page] == []
+
+
+@browsing.needs_chromium
+@pytest.mark.parametrize("width", [browsing.PHONE, browsing.DESK])
+def test_the_whole_report_renders(project: Project, browser: object, width: int) -> None:
+    with browsing.shown(browser, project.root / "outputs" / "report" / "index.html", width) as page:
+        assert page.evaluate("[...document.querySelectorAll('section')].map(section => section.id)") == list(TITLES)
+        # Every section has something to show.
+        assert min(page.evaluate("[...document.querySelectorAll('section')].map(s => s.innerText.length)")) > 200
 
 
 def test_no_request_text_is_logged(project: Project, server: str) -> None:
@@ -273,3 +308,23 @@ def test_no_request_text_is_logged(project: Project, server: str) -> None:
     logs = [project.root / "torchserve.log", *(project.root / "logs").rglob("*.log")]
     assert len(logs) > 1
     assert all(planted not in path.read_text(errors="replace") for path in logs)
+
+
+def test_ones_own_corpus_becomes_archives_that_answer_with_its_classes(tmp_path: Path) -> None:
+    (tmp_path / "project").mkdir()
+    own = Project(tmp_path / "project", tmp_path / "tmp", SMALL, OWN)
+    own.run("dvc", "repro", "package")
+    classes = sorted(folder.name for folder in (ROOT / "tests" / "corpus").iterdir())
+    for variant in VARIANTS[:2]:
+        unpacked = tmp_path / variant
+        with zipfile.ZipFile(own.root / "outputs" / "model_store" / f"{variant}.mar") as archive:
+            archive.extractall(unpacked)
+        graph = unpacked / GRAPH_FILE
+        predictor = Predictor(unpacked, OnnxEngine(graph) if graph.is_file() else TorchEngine(unpacked))
+        assert list(predictor.labels) == classes
+        for fast_path in (True, False):
+            (answer,) = predictor.predict(["Sow the seeds in spring and water them."], fast_path)
+            assert answer.label in classes
+        corpus = json.loads((unpacked / PROVENANCE_FILE).read_text())["data"]["corpus"]
+        assert corpus["source"] == "files"
+        assert [list(corpus["posts_per_class"][split]) for split in ("train", "test")] == [classes, classes]

@@ -22,6 +22,7 @@ from stages.stage import StageError
 from stages.train import build, encode, identity, start_curves
 from stages.training import Trainer
 from tests.conftest import LABELS
+from tests.test_model import FAMILIES, tiny
 from tests.test_training import SETTINGS
 
 SPLIT = Split([[2, 5, 3], [2, 6, 3]], [0, 1])
@@ -94,6 +95,16 @@ def test_curves_are_written_while_the_run_goes_on_and_whole_where_it_was_interru
 def test_no_checkpoint_names_the_stage_that_brings_it(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="run the fetch stage"):
         build(tmp_path, list(LABELS), SETTINGS, 0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_dropout_in_the_encoder_is_what_was_asked_for(family: str, rate: float, tmp_path: Path) -> None:
+    tiny(family).encoder.save_pretrained(tmp_path)
+    model = build(tmp_path, list(LABELS), replace(SETTINGS, dropout=0.0, encoder_dropout=rate), 0).train()
+    assert {module.p for module in model.encoder.modules() if isinstance(module, torch.nn.Dropout)} == {rate}
+    inputs = torch.tensor([[5, 6, 7]]), torch.ones(1, 3, dtype=torch.long)
+    assert torch.equal(model(*inputs), model(*inputs)) == (rate == 0)
 
 
 def test_an_encoder_that_lacks_weights_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
