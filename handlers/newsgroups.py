@@ -48,7 +48,7 @@ class NewsgroupsHandler:
         # before this module is: serve/env.sh.)
         os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
         engine = self.load_engine(self.folder, threads, _device(context.system_properties.get("gpu_id")))
-        self.predictor = Predictor(self.folder, engine)
+        self.predictor = Predictor(self.folder, engine, self.settings.token_budget)
         self.passes = most_passes(engine.max_tokens)
         self.predictor.predict([WARM_UP], fast_path=False)
         self.telemetry = Telemetry(context.metrics, self.folder, self.predictor.labels)

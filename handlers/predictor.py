@@ -14,8 +14,7 @@ from handlers.linear import Linear
 from handlers.text import Cleaning, Encoder, pack_by_length
 from handlers.timings import Timings
 
-# Padded tokens of one transformer call: as fast on a few cores as four times as many, which take 200 MB more of a
-# worker that explains long posts.
+# Of the stages; a worker has its own from serve/newsgroups.yaml.
 TOKEN_BUDGET = 1024
 
 
@@ -54,10 +53,12 @@ class Answer:
 class Predictor:
     """The model as it ships: cleaning, the cascade, the transformer where it is needed, fusion."""
 
-    def __init__(self, bundle: Path, engine: Engine) -> None:
-        """bundle: a folder with tokenizer, cleaning, linear part and fusion. Raises FileNotFoundError where a file is
-        missing and ValueError where the linear part was trained for other classes."""
+    def __init__(self, bundle: Path, engine: Engine, token_budget: int = TOKEN_BUDGET) -> None:
+        """bundle: a folder with tokenizer, cleaning, linear part and fusion. token_budget: padded tokens of one
+        transformer call, unless a single post has more. Raises FileNotFoundError where a file is missing and ValueError
+        where the linear part was trained for other classes."""
         self.engine = engine
+        self.token_budget = token_budget
         self.labels = engine.labels
         self.cleaning = Cleaning.load(bundle)
         self.encoder = Encoder(bundle, engine.max_tokens)
@@ -121,6 +122,6 @@ class Predictor:
     def logits(self, ids: Sequence[Sequence[int]]) -> np.ndarray:
         """The transformer's logits float32 [posts, classes], batched by length so that little is padding."""
         logits = np.empty((len(ids), len(self.labels)), dtype=np.float32)
-        for batch in pack_by_length([len(item) for item in ids], TOKEN_BUDGET):
+        for batch in pack_by_length([len(item) for item in ids], self.token_budget):
             logits[batch] = self.engine.logits([ids[i] for i in batch])
         return logits

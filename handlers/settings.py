@@ -12,10 +12,12 @@ PRECISIONS = {"float32": "float32", "bf16": "bfloat16"}
 
 @dataclass(frozen=True)
 class Settings:
-    """fast_path: whether the wide part may answer alone. precision: of the PyTorch engine, one of PRECISIONS."""
+    """fast_path: whether the wide part may answer alone. precision: of the PyTorch engine, one of PRECISIONS.
+    token_budget: padded tokens of one transformer call."""
 
     fast_path: bool
     precision: str
+    token_budget: int
 
     def __post_init__(self) -> None:
         # YAML's own words for the two are on and off, without quotation marks.
@@ -23,6 +25,8 @@ class Settings:
             raise ValueError(f"handler.fast_path is {self.fast_path!r}: write on or off, unquoted")
         if not (isinstance(self.precision, str) and self.precision in PRECISIONS):
             raise ValueError(f"handler.precision is {self.precision!r}: choose one of {', '.join(PRECISIONS)}")
+        if type(self.token_budget) is not int or self.token_budget < 1:
+            raise ValueError(f"handler.token_budget is {self.token_budget!r}: write a number of tokens, 1 or more")
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> Settings:

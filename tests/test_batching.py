@@ -10,7 +10,7 @@ import pytest
 from tests.bench.batching import TRIED, Trial, search, settings, with_settings
 
 ROOT = Path(__file__).resolve().parent.parent
-SHIPPED = {"batchSize": 16, "maxBatchDelay": 5, "maxWorkers": 1}
+SHIPPED = {"batchSize": 16, "maxBatchDelay": 5, "maxWorkers": 1, "token_budget": 1024}
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def archive(tmp_path: Path) -> Path:
 def test_a_copy_differs_in_its_settings_alone(archive: Path, tmp_path: Path) -> None:
     before = settings(archive)
     assert before.keys() == SHIPPED.keys()
-    changed = {"batchSize": 7, "maxBatchDelay": 9, "maxWorkers": 2}
+    changed = {"batchSize": 7, "maxBatchDelay": 9, "maxWorkers": 2, "token_budget": 64}
     with_settings(archive, tmp_path / "copy.mar", changed)
     assert settings(tmp_path / "copy.mar") == changed
     with zipfile.ZipFile(tmp_path / "copy.mar") as copy:

@@ -24,7 +24,7 @@ from stages.params import load as params_file
 from stages.stage import StageError
 from stages.torchserve import Server
 from tests.bench import inprocess, kill, overload, servers, soak
-from tests.bench.archives import torch_archive, with_config
+from tests.bench.archives import shipped_config, torch_archive, with_config
 from tests.bench.bodies import Body
 from tests.bench.client import Reply
 from tests.bench.coldstart import ENDS, medians, steps
@@ -354,7 +354,7 @@ def test_an_archive_with_other_settings_differs_in_nothing_else(tiny_bundle: Pat
         changed = [name for name in one.namelist() if one.read(name) != two.read(name)]
         config = yaml.safe_load(two.read("newsgroups.yaml"))
     assert changed == ["newsgroups.yaml"] and (config["minWorkers"], config["maxWorkers"]) == (2, 2)
-    assert config["handler"] == {"fast_path": True, "precision": "bf16"} and config["jobQueueSize"] == 16
+    assert config["handler"] == shipped_config()["handler"] | {"precision": "bf16"} and config["jobQueueSize"] == 16
 
 
 def test_predictors_in_process_get_all_posts_through(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tests.handling import CAR, DESCRIBE, ICE, MOON, SERVE, context, row, serve,
 
 bundle, handler = handling.bundle, handling.handler
 
+HANDLER = {"fast_path": True, "precision": "float32", "token_budget": 1024}
 # What a worker's start makes of the tokenizer's pool, in a process that has none yet.
 POOL = """
 import sys
@@ -54,12 +55,14 @@ def test_the_limit_of_bytes_is_the_servers() -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        (None, "must have the keys fast_path, precision"),
+        (None, "must have the keys fast_path, precision, token_budget"),
         ({"fast_path": True}, "must have the keys"),
-        ({"fast_path": True, "precision": "float32", "more": 1}, "must have the keys"),
-        ({"fast_path": "off", "precision": "float32"}, "fast_path is 'off': write on or off, unquoted"),
-        ({"fast_path": True, "precision": "fp16"}, "precision is 'fp16': choose one of float32, bf16"),
-        ({"fast_path": True, "precision": ["bf16"]}, "choose one of float32, bf16"),
+        (HANDLER | {"more": 1}, "must have the keys"),
+        (HANDLER | {"fast_path": "off"}, "fast_path is 'off': write on or off, unquoted"),
+        (HANDLER | {"precision": "fp16"}, "precision is 'fp16': choose one of float32, bf16"),
+        (HANDLER | {"precision": ["bf16"]}, "choose one of float32, bf16"),
+        (HANDLER | {"token_budget": 0}, "token_budget is 0: write a number of tokens, 1 or more"),
+        (HANDLER | {"token_budget": "many"}, "token_budget is 'many'"),
     ],
 )
 def test_a_wrong_setting_stops_the_worker_at_its_start(bundle: Path, section: Any, message: str) -> None:
@@ -68,7 +71,7 @@ def test_a_wrong_setting_stops_the_worker_at_its_start(bundle: Path, section: An
 
 
 def test_a_deployment_can_turn_the_fast_path_off(bundle: Path) -> None:
-    full = started(bundle, handler={"fast_path": False, "precision": "float32"})
+    full = started(bundle, handler=HANDLER | {"fast_path": False})
     (_, plain), (_, asked), (_, described) = serve(
         full, bundle, row(ICE), row({"text": ICE, "fast_path": "on"}), DESCRIBE
     )
@@ -77,7 +80,7 @@ def test_a_deployment_can_turn_the_fast_path_off(bundle: Path) -> None:
 
 
 def test_bf16_changes_the_third_digit_only(bundle: Path, handler: NewsgroupsHandler) -> None:
-    halved = started(bundle, handler={"fast_path": True, "precision": "bf16"})
+    halved = started(bundle, handler=HANDLER | {"precision": "bf16"})
     assert {weight.dtype for weight in halved.predictor.engine.model.parameters()} == {torch.bfloat16}
     requests = [row({"text": text, "fast_path": "off"}) for text in (CAR, ICE, MOON)]
     for (_, low), (_, high) in zip(serve(halved, bundle, *requests), serve(handler, bundle, *requests), strict=True):
@@ -86,8 +89,17 @@ def test_bf16_changes_the_third_digit_only(bundle: Path, handler: NewsgroupsHand
         assert low["probabilities"] != high["probabilities"]
 
 
+def test_a_deployment_sets_what_one_call_of_the_transformer_takes(bundle: Path) -> None:
+    small = started(bundle, handler=HANDLER | {"token_budget": 1})
+    calls: list[int] = []
+    usual = small.predictor.engine.logits
+    small.predictor.engine.logits = lambda ids: calls.append(len(ids)) or usual(ids)
+    serve(small, bundle, *(row({"text": text, "fast_path": "off"}) for text in (CAR, ICE, MOON)))
+    assert calls == [1, 1, 1]
+
+
 def test_in_bf16_a_batch_moves_an_answer_little(bundle: Path) -> None:
-    halved = started(bundle, handler={"fast_path": True, "precision": "bf16"})
+    halved = started(bundle, handler=HANDLER | {"precision": "bf16"})
     requests = [row({"text": text, "fast_path": "off"}) for text in (CAR, ICE, MOON, "moon " * 40)]
     together = serve(halved, bundle, *requests)
     for request, (_, answer) in zip(requests, together, strict=True):

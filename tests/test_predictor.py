@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handlers import predictor as module
 from handlers.fusion import Fusion
 from handlers.linear import Linear
 from handlers.predictor import Answer, Predictor
@@ -65,7 +64,7 @@ def test_order_and_batchmates_change_no_answer(
 def test_small_batches_change_no_answer(
     predictor: Predictor, alone: dict[bool, list[Answer]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "TOKEN_BUDGET", 8)
+    monkeypatch.setattr(predictor, "token_budget", 8)
     assert_same(predictor.predict(POSTS, fast_path=False), alone[False])
 
 

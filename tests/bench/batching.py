@@ -2,9 +2,9 @@
 
     python -m tests.bench.batching --variant newsgroups-onnx-int8
 
-batchSize, maxBatchDelay and maxWorkers live in the archive's YAML (threads are cores / workers): each trial serves a
-copy of the archive with one of them changed. Prints what a lone user waits for and what sixteen get through, which is
-the trade-off. Needs the archives of `dvc repro`.
+batchSize, maxBatchDelay, maxWorkers (threads are cores / workers) and handler.token_budget live in the archive's YAML:
+each trial serves a copy of the archive with one of them changed. Prints what a lone user waits for and what sixteen get
+through, which is the trade-off. Needs the archives of `dvc repro`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -33,7 +34,10 @@ TRIED = {
     "batchSize": (2, 4, 8, 16),
     "maxBatchDelay": (1, 5, 20),
     "maxWorkers": (1, 2),
+    "token_budget": (256, 512, 1024, 4096),
 }
+# Of the YAML's section handler.
+OWN = ("token_budget",)
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ def settings(archive: Path) -> dict[str, int]:
     """The settings that an archive ships with. Raises ValueError where one is not found."""
     with zipfile.ZipFile(archive) as content:
         config = yaml.safe_load(content.read(CONFIG))
+    config |= config.get("handler", {})
     if missing := sorted(TRIED.keys() - config.keys()):
         raise ValueError(f"{archive}: {CONFIG} does not set {missing[0]}")
     return {name: config[name] for name in TRIED}
@@ -56,8 +61,14 @@ def settings(archive: Path) -> dict[str, int]:
 
 def with_settings(archive: Path, target: Path, values: Mapping[str, int]) -> None:
     """Write a copy of an archive with other settings."""
-    # minWorkers may not exceed maxWorkers, and all of them are wanted from the start.
-    reconfigured(archive, target, lambda config: config.update(values, minWorkers=values["maxWorkers"]))
+
+    def change(config: dict[str, Any]) -> None:
+        for name, value in values.items():
+            (config["handler"] if name in OWN else config)[name] = value
+        # It may not exceed maxWorkers, and all of them are wanted from the start.
+        config["minWorkers"] = values["maxWorkers"]
+
+    reconfigured(archive, target, change)
 
 
 def search(measure: Callable[[dict[str, int]], Trial], start: dict[str, int], slo_ms: float) -> dict[str, int]:
