@@ -164,10 +164,9 @@ def measure(
 ) -> dict[str, Result]:
     """Serve the archives, each in a server of its own, and measure them; one under load at a time.
 
-    full_path: also with the cascade off.
-
     All servers stay up: an idle one costs memory alone, and starting them again for each turn of the confirmation
-    would cost minutes. Raises StageError where a variant gives wrong answers even while warming up.
+    would cost minutes. full_path: also with the cascade off. Raises StageError where a variant gives wrong answers even
+    while warming up.
     """
     with contextlib.ExitStack() as stack:
         servers: list[Server] = []
