@@ -29,7 +29,7 @@ from stages.stage import StageError, stage
 
 MAP_WORDS = 30  # of the attention picture
 # The cost of an explanation grows with the square of a post's length: the shortest posts alone are compared.
-SHORTEST = 0.15
+SHORTEST = 0.125
 STABLE_EVERY = 5  # one post in so many is explained again, to see whether the explanation stays
 
 

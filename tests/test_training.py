@@ -240,6 +240,18 @@ def test_probe_moves_the_head_alone(tiny_bundle: Path, split: Split) -> None:
     assert moved == {name for name in before if name.startswith("head.")}
 
 
+def test_probe_reads_no_more_posts_than_it_needs(
+    tiny_bundle: Path, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, read = trainer(tiny_bundle, split), []
+    compute = made.model.features
+    monkeypatch.setattr(made.model, "features", lambda ids, mask: read.append(len(ids)) or compute(ids, mask))
+    monkeypatch.setattr("stages.training.PROBE_POSTS", 5)
+    made.probe()
+    assert len(split.ids) > 5
+    assert sum(read) == 5
+
+
 @pytest.mark.parametrize("change", [{"label_smoothing": 0.3}, {"class_weights": True}])
 def test_a_setting_changes_what_is_learned(
     tiny_bundle: Path, corpus: tuple[list[str], list[int]], tmp_path: Path, change: dict[str, Any]
