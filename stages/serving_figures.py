@@ -163,18 +163,19 @@ def differences(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def recommendation(rows: Mapping[str, Mapping[str, Any]], slo_ms: float) -> str:
     """One sentence: which variant to deploy, and the rule that says so. rows: serving.json."""
-    best = max(rows.values(), key=lambda row: row["capacity_rps"])
-    if not best["capacity_rps"]:
+    if not any(row["capacity_rps"] for row in rows.values()):
         return (
             f"deploy none on this machine: no variant answered 99% of requests within {slo_ms:g} ms at any rate tried"
         )
-    equal = [variant for variant, row in rows.items() if row["capacity_rps"] and not more(best, row)]
+    # By all, not by the best alone: one whose rounds are far apart can be told from none.
+    beaten = {name for name, row in rows.items() if any(more(other, row) for other in rows.values())}
+    equal = [name for name, row in rows.items() if row["capacity_rps"] and name not in beaten]
     chosen = max(equal, key=lambda variant: (round(rows[variant]["agreement"], 3), -rows[variant]["rss_mb"]))
     # Where not every round met a rate that was too high, or one that was held.
     roughly = "" if rows[chosen]["confirmed"] else "about "
     return (
         f"deploy {chosen}: {roughly}{rows[chosen]['capacity_rps']:g} requests/s with 99% of them within {slo_ms:g} ms, "
-        f"macro-F1 {rows[chosen]['macro_f1']:.4f} (rule: of the variants within their gates the highest capacity; "
-        "those from which it cannot be told apart, round by round, count as equal, then the one closest to PyTorch's "
-        "answers, then the one with least memory)"
+        f"macro-F1 {rows[chosen]['macro_f1']:.4f} (rule: of the variants within their gates those than which no other "
+        "sustains more, told round by round; of these the one closest to PyTorch's answers, then the one with least "
+        "memory)"
     )

@@ -182,6 +182,8 @@ def serving(rounds: list[tuple[float, ...]], agreement: tuple[float, ...]) -> di
         ([(0, 0, 0), (0, 0, 0), (0, 0, 0)], (1.0, 1.0, 0.99), "deploy none"),
         # What held nothing is never equal to what held something.
         ([(0, 0, 0), (0, 0, 0), (0, 0, 27)], (1.0, 1.0, 0.99), "deploy newsgroups-onnx-int8: 9 "),
+        # Nothing can be told apart from the last, whose rounds are far apart; the first is less than the second.
+        ([(38, 40, 42), (55, 60, 65), (10, 90, 170)], (1.0, 0.999, 0.99), "deploy newsgroups-onnx: 60 "),
         # One round says nothing about differences.
         ([(40,), (60,), (90,)], (1.0, 0.99, 0.99), "deploy newsgroups: 40 "),
     ],
