@@ -59,7 +59,7 @@ def float32_faults(parity: Parity, agreement: float, tolerance: float) -> list[s
 
     agreement: of the transformer's classes at the least. tolerance: largest difference of a logit.
     """
-    faults = []
+    faults = _broken(parity)
     if parity.deep < agreement:
         faults.append(f"its class is PyTorch's on {parity.deep:.2%} of the posts, export.float32_agreement {agreement}")
     if parity.logit > tolerance:
@@ -72,9 +72,14 @@ def reduced_faults(parity: Parity, agreement: float, f1_loss: float) -> list[str
 
     agreement: of shipped answers at the least. f1_loss: of macro-F1, as a share of 1, at the most.
     """
-    faults = []
+    faults = _broken(parity)
     if parity.agreement < agreement:
         faults.append(f"{parity.agreement:.2%} of its answers are PyTorch's, export.reduced_agreement {agreement}")
     if parity.f1_loss > f1_loss:
         faults.append(f"it loses {parity.f1_loss:.4f} of macro-F1, export.reduced_f1_loss {f1_loss}")
     return faults
+
+
+def _broken(parity: Parity) -> list[str]:
+    """Nothing compares with what is no number, so that the other gates would let it pass."""
+    return [] if np.isfinite(parity.logit) else ["a logit is no number"]
