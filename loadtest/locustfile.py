@@ -42,6 +42,8 @@ class Run:
         for name in ("bad_share", "explain_share"):
             if not 0 <= getattr(options, name) <= 1:
                 raise InputError(f"--{name.replace('_', '-')} is {getattr(options, name):g}: give 0 to 1")
+        if options.bad_share + options.explain_share > 1:
+            raise InputError("--bad-share and --explain-share are more than 1 together: predictions are the rest")
         self.posts, self.labels = read_posts(Path(options.posts))
         self.headers = {"Authorization": f"Bearer {read_key(Path(options.key_file))}"}
         self.options = options
@@ -246,13 +248,18 @@ def note_start(environment: Environment, **_: Any) -> None:
 
 @events.quitting.add_listener
 def report(environment: Environment, **_: Any) -> None:
-    """Write the samples; exit status 1 where an answer was wrong, nothing was asked or an open loop was void."""
+    """Write the samples; exit status 1 where an answer was wrong, nothing was asked or an open loop was void or cut
+    off."""
     if isinstance(environment.runner, WorkerRunner):
         return
     options, total, run = environment.parsed_options, environment.stats.total, Visitor.run_
     if options.samples:
         run.write(Path(options.samples))
     if total.num_failures or not total.num_requests:
+        environment.process_exit_code = 1
+    if options.rate is not None and len(run.samples) < options.requests:
+        # Interrupted: the slowest answers are missing.
+        print(f"loadtest: {len(run.samples)} of {options.requests} requests were answered", file=sys.stderr)
         environment.process_exit_code = 1
     if options.rate is not None and run.samples:
         lag_ms, share = percentile([lag for _, _, lag, _ in run.samples], 0.99), run.core_share()

@@ -58,8 +58,9 @@ class Server:
         return [process for process in _children(self.frontend.pid, recursive=True) if _is_worker(process)]
 
     def resident_mb(self) -> float:
-        """Resident memory of the front end and its workers, in megabytes (10^6 bytes)."""
-        return self._sum(lambda process: process.memory_info().rss) / 1e6
+        """Resident memory of the front end and its workers, in megabytes (10^6 bytes). What several processes share, as
+        the workers do the code of their libraries, is divided among them (PSS of proc_pid_smaps(5))."""
+        return self._sum(lambda process: process.memory_full_info().pss) / 1e6
 
     def cpu_seconds(self) -> float:
         """Processor time that the front end and its workers have used so far."""
@@ -90,6 +91,8 @@ def serving(archive: Path, model: str, timeout: float = 180.0) -> Iterator[Serve
     # What TorchServe reads from the environment would win over the configuration written here.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("TS_")}
     environment = {"OPENBLAS_NUM_THREADS": "1"} | inherited | {"JAVA_HOME": java_home()}  # as serve/env.sh
+    # Before the archive's folder in a worker, where the code of another commit would answer for the archive's.
+    environment.pop("PYTHONPATH", None)
     with tempfile.TemporaryDirectory(prefix="ts-", ignore_cleanup_errors=True) as name, _stoppable():
         folder = Path(name)
         ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))

@@ -152,7 +152,7 @@ def test_what_a_watcher_raises_fails_the_run(monkeypatch: pytest.MonkeyPatch) ->
     class Dying:
         """A server whose memory can be read `reads` times."""
 
-        frontend = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=1e6))
+        frontend = SimpleNamespace(memory_full_info=lambda: SimpleNamespace(pss=1e6))
 
         def __init__(self, reads: int) -> None:
             self.reads, self.dead = reads, threading.Event()

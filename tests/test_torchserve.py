@@ -79,16 +79,13 @@ def _is_of(process: psutil.Process, server: Server) -> bool:
 def locust(
     server: Server, tmp_path: Path, *options: str, posts: str = "a post\nanother\n"
 ) -> subprocess.CompletedProcess:
+    command = locust_command(server, tmp_path, *options, posts=posts)
+    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+
+def locust_command(server: Server, tmp_path: Path, *options: str, posts: str = "a post\nanother\n") -> list[str]:
     (tmp_path / "posts.txt").write_text(posts)
-    command = [
-        sys.executable,
-        "-m",
-        "locust",
-        "-f",
-        ROOT / "loadtest" / "locustfile.py",
-        "--headless",
-        "--only-summary",
-    ]
+    command = [sys.executable, "-m", "locust", "-f", str(ROOT / "loadtest" / "locustfile.py")]
     defaults = {
         # How late a busy machine makes the generator is not what is tested.
         "--slo-ms": "60000",
@@ -98,7 +95,7 @@ def locust(
         "--posts": "posts.txt",
     }
     command += [word for pair in defaults.items() for word in pair]
-    return subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    return [*command, "--headless", "--only-summary", *options]
 
 
 def samples(path: Path) -> list[dict[str, float]]:
@@ -161,7 +158,7 @@ def test_closed_loop_stops_after_its_requests(server: Server, tmp_path: Path) ->
         server, tmp_path, "-u", "3", "-r", "3", "--requests", "40", "--bad-share", "0.3", "--samples", "s.csv"
     )
     assert done.returncode == 0, done.stderr
-    assert len(samples(tmp_path / "s.csv")) >= 40 and "bad" in done.stdout + done.stderr
+    assert len(samples(tmp_path / "s.csv")) == 40 and "bad" in done.stdout + done.stderr
 
 
 def test_wrong_answers_make_the_run_fail(server: Server, tmp_path: Path) -> None:
@@ -205,6 +202,7 @@ def test_a_load_test_that_fails_is_measured_all_the_same(server: Server, tmp_pat
         (("--rate", "5", "--requests", "5", "--run-time", "9"), "drop --run-time"),
         (("--posts", "empty.txt"), "holds no post"),
         (("--bad-share", "1.5"), "--bad-share is 1.5: give 0 to 1"),
+        (("--bad-share", "0.7", "--explain-share", "0.7"), "more than 1 together"),
         (("--master", "--requests", "5"), "--requests counts in one process"),
         (("--samples", "none/s.csv"), "there is no folder none"),
         (("--samples", "s.json"), "is no CSV file"),
@@ -282,35 +280,52 @@ def test_a_signal_still_stops_the_server(tmp_path: Path, sent: signal.Signals) -
 
 def test_settings_of_another_server_do_not_reach_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.mar").touch()
-    monkeypatch.setattr(torchserve, "TORCHSERVE", ("sh", "-c", "env; sleep 60"))
+    monkeypatch.setattr(torchserve, "TORCHSERVE", ("sh", "-c", "env; echo END; sleep 60"))
     monkeypatch.setattr(torchserve, "STOP_TIMEOUT", 0.1)
     seen: list[str] = []
 
     def wait(_launcher: object, _url: str, _model: str, _key: Path, log: Path, _timeout: float) -> None:
         end = time.monotonic() + 10
-        while "TS_CONFIG_FILE=" not in log.read_text() and time.monotonic() < end:
+        while "END" not in log.read_text() and time.monotonic() < end:
             time.sleep(0.02)
-        seen.extend(line.split("=")[0] for line in log.read_text().splitlines() if line.startswith("TS_"))
+        names = {line.split("=")[0] for line in log.read_text().splitlines()}
+        seen.extend(name for name in names if name.startswith("TS_") or name == "PYTHONPATH")
 
     monkeypatch.setattr(torchserve, "_wait", wait)
     monkeypatch.setenv("TS_INFERENCE_ADDRESS", "http://0.0.0.0:1")
     monkeypatch.setenv("TS_DISABLE_TOKEN_AUTHORIZATION", "true")
+    # It would come before the archive's own folder.
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     with serving(tmp_path / "x.mar", "x"):
         assert seen == ["TS_CONFIG_FILE"]
+
+
+def wait_for_a_client(server: Server) -> None:
+    """Locust takes a while to start: wait for its first connection, and then for the arrivals."""
+    port, end = urlsplit(server.url).port, time.monotonic() + 30
+    while time.monotonic() < end and not any(
+        connection.laddr.port == port and connection.status == psutil.CONN_ESTABLISHED
+        for connection in server.frontend.net_connections("tcp")
+    ):
+        time.sleep(0.02)
+    time.sleep(1)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_open_loop_that_is_cut_off_fails(server: Server, tmp_path: Path, sent: signal.Signals) -> None:
+    command = locust_command(server, tmp_path, "--rate", "20", "--requests", "2000")
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
+        wait_for_a_client(server)
+        child.send_signal(sent)
+        _, told = child.communicate(timeout=30)
+    assert child.returncode == 1 and re.search(r"loadtest: \d+ of 2000 requests were answered", told)
 
 
 def test_a_frozen_server_shows_in_p99(server: Server, tmp_path: Path) -> None:
     frontend = server.frontend
 
     def freeze() -> None:
-        port, end = urlsplit(server.url).port, time.monotonic() + 30
-        # Locust takes a while to start: the freeze waits for its first connection, and then for the arrivals.
-        while time.monotonic() < end and not any(
-            connection.laddr.port == port and connection.status == psutil.CONN_ESTABLISHED
-            for connection in frontend.net_connections("tcp")
-        ):
-            time.sleep(0.02)
-        time.sleep(1)
+        wait_for_a_client(server)
         frontend.send_signal(signal.SIGSTOP)
         time.sleep(3)
         frontend.send_signal(signal.SIGCONT)
@@ -332,10 +347,11 @@ def test_an_archive_that_is_missing(tmp_path: Path) -> None:
         pass
 
 
-def test_a_server_that_ends_at_once_says_why(tmp_path: Path) -> None:
-    (tmp_path / "broken.mar").write_bytes(b"no archive")
-    with pytest.raises(StageError, match=r"TorchServe ended|not ready"), serving(tmp_path / "broken.mar", "broken", 6):
-        pass
+def test_a_server_that_ends_at_once_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.mar").touch()
+    monkeypatch.setattr(torchserve, "TORCHSERVE", ("sh", "-c", "echo ERROR no memory; echo bye; exit 1"))
+    with pytest.raises(StageError, match="TorchServe ended while it started: ERROR no memory"):
+        serving(tmp_path / "x.mar", "x").__enter__()
 
 
 def test_no_java_says_the_mend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

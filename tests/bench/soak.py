@@ -100,7 +100,7 @@ def _watch(server: Server, started: float, until: float, over: threading.Event) 
     rows: list[Row] = []
     with tqdm(total=round(until - started), desc="soak", unit="s") as bar:
         while not over.wait(INTERVAL_S) and (now := time.monotonic()) < until:
-            front_end = server.frontend.memory_info().rss / 1e6
+            front_end = server.frontend.memory_full_info().pss / 1e6
             rows.append((now - started, front_end, server.resident_mb() - front_end, server.descriptors()))
             bar.update(round(now - started) - bar.n)
     return rows
