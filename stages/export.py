@@ -27,11 +27,14 @@ from stages.inputs import selected_name
 from stages.params import load
 from stages.parity import Parity, compare, float32_faults, reduced_faults
 from stages.paths import EVALUATION, METRICS, ONNX, PLOTS, PREPARED, SELECTED
-from stages.quantization import SCOPES, Quantizer, saturates, sensitivity
+from stages.quantization import SCOPES, Quantizer, layers, saturates, sensitivity
 from stages.scoring import load_logits
 from stages.sensitivity_plot import draw_sensitivity
 from stages.stage import stage
 from stages.variants import FLOAT16, FLOAT32, INT8, TORCH
+
+# Layers, and posts each, of which a quick run measures the sensitivity.
+QUICK = 4
 
 log = logging.getLogger(__name__)
 
@@ -179,13 +182,15 @@ def main() -> None:
             export_onnx(SELECTED, graphs[FLOAT32], settings.opset, params.package.version)
             if FLOAT16 in graphs:
                 halve(graphs[FLOAT32], graphs[FLOAT16])
-            # A quick run of the chain only shows that it works.
-            posts = min(settings.posts, 4) if params.data.limit else settings.posts
+            nodes, posts = layers(graphs[FLOAT32]), settings.posts
+            if params.data.limit:
+                # A quick run only shows that the chain works.
+                nodes, posts = dict(list(nodes.items())[:QUICK]), min(posts, QUICK)
             sample = list(validation.select(spread(len(validation), posts))["clean"])
             seen = list(train.select(spread(len(train), settings.calibration))["clean"])
             with Quantizer(graphs[FLOAT32], SELECTED, seen) as quantizer:
                 quantizer.write(graphs[INT8])
-                costs = sensitivity(quantizer, sample)
+                costs = sensitivity(quantizer, nodes, sample)
             metrics |= {name: judge(name, graph, gates[name], reference, device) for name, graph in graphs.items()}
         table = [[module, round(same, 4), round(difference, 5)] for module, same, difference in costs]
         write_csv(PLOTS / "sensitivity.csv", ["layer", "agreement", "mean_logit"], table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -126,10 +126,12 @@ def saturates(graph: Path) -> bool:
     return 2 * LARGEST_ACTIVATION * largest > LARGEST_SUM
 
 
-def sensitivity(quantizer: Quantizer, cleaned: Sequence[str]) -> list[tuple[str, float, float]]:
+def sensitivity(
+    quantizer: Quantizer, nodes: Mapping[str, str], cleaned: Sequence[str]
+) -> list[tuple[str, float, float]]:
     """What each layer costs when it alone is quantised: (module, agreement, mean |difference of a logit|), worst first.
 
-    agreement: share of the cleaned posts that the transformer gives the same class.
+    nodes: of `layers`. agreement: share of the cleaned posts that the transformer gives the same class.
     """
     whole = Predictor(quantizer.bundle, OnnxEngine(quantizer.graph))
     ids = [item.ids for item in whole.encoder(cleaned)]
@@ -137,7 +139,7 @@ def sensitivity(quantizer: Quantizer, cleaned: Sequence[str]) -> list[tuple[str,
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         single = Path(folder, "single.onnx")
-        for node, name in tqdm(layers(quantizer.graph).items(), "sensitivity", unit="layer"):
+        for node, name in tqdm(nodes.items(), "sensitivity", unit="layer"):
             quantizer.write(single, [node])
             logits = Predictor(quantizer.bundle, OnnxEngine(single)).logits(ids)
             same = logits.argmax(axis=1) == expected.argmax(axis=1)

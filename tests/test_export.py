@@ -137,7 +137,7 @@ def test_each_layer_alone(tiny_bundle: Path, graph: Path, corpus: tuple[list[str
     assert "encoder.layer.1.attention.self.query" in products
     assert "embeddings.word_embeddings" in named
     with Quantizer(graph, tiny_bundle, corpus[0]) as quantizer:
-        rows = sensitivity(quantizer, corpus[0])
+        rows = sensitivity(quantizer, layers(graph), corpus[0])
     assert {name for name, _, _ in rows} == named
     costs = [cost for _, _, cost in rows]
     assert costs == sorted(costs, reverse=True) and costs[0] > costs[-1] > 0
@@ -172,6 +172,10 @@ def test_gates_name_what_was_missed() -> None:
     assert "differs by 0.002" in float32_faults(bad(logit=0.002), 0.999, 1e-3)[0]
     assert "98.00% of its answers" in reduced_faults(bad(agreement=0.98), 0.985, 0.003)[0]
     assert len(reduced_faults(bad(agreement=0.98, f1_loss=0.004), 0.985, 0.003)) == 2
+    # As float16 gives where it overflows: posts that PyTorch gives the first class would even agree.
+    nan = bad(logit=float("nan"), mean_logit=float("nan"))
+    assert "no number" in float32_faults(nan, 0.999, 1e-3)[0]
+    assert "no number" in reduced_faults(nan, 0.985, 0.003)[0]
     # A logit may move as long as the answers stay; more macro-F1 is no fault.
     assert not reduced_faults(bad(logit=3.0, deep=0.98, f1_loss=-0.01), 0.985, 0.003)
 
