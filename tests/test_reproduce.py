@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,10 @@ from stages.reproduce import STORE, recorded, table
 from stages.stage import StageError
 
 ROOT = Path(__file__).resolve().parent.parent
-PIPELINE = """
+PIPELINE = f"""
 stages:
   package:
-    cmd: python pack.py
+    cmd: {shlex.quote(sys.executable)} pack.py
     deps: [pack.py]
     outs: [outputs/model_store]
     metrics:
