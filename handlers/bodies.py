@@ -28,6 +28,9 @@ def document(row: Mapping[str, Any], headers: Mapping[str, Any], field: str) -> 
     if media == "application/json":
         # The server has parsed it already, unless that failed.
         return _json(bytes(value), field) if isinstance(value, bytes | bytearray) else value
+    if media == "text/json":
+        # Which the server takes for text like any other.
+        return _json(_raw(value, field), field)
     if media in _MAIL_TYPES:
         return _mail(_raw(value, field), field)
     if media.startswith("text/"):
@@ -37,7 +40,12 @@ def document(row: Mapping[str, Any], headers: Mapping[str, Any], field: str) -> 
     if any(name.lower() == _BINARY for name in headers):
         mend = 'send the tensor as JSON: {"inputs": [{..., "data": ["..."]}]}'
         raise RequestError(415, "binary tensors are not read", field, mend, tensors=True)
-    return _undeclared(decode(value, charset, field), field)
+    return _undeclared(decode(value, charset, field).removeprefix("\ufeff"), field)
+
+
+def is_form(content_type: str) -> bool:
+    """Whether a request's content type is that of a form, whose fields have types of their own."""
+    return content_type.lower().startswith(_FORM_TYPES)
 
 
 def _undeclared(text: str, field: str) -> Any:
@@ -97,7 +105,7 @@ def _content_type(field: str, headers: Mapping[str, Any]) -> tuple[str, str | No
         # the form, not of a field that happens to be called body.)
         names = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
         whole = names.get("content-type", declared)
-        declared = declared if whole.lower().startswith(_FORM_TYPES) else whole
+        declared = declared if is_form(whole) else whole
     if not declared:
         return "", None
     message = Headers()

@@ -27,6 +27,7 @@ def test_errors_of_the_inference_protocol_are_one_string_as_well() -> None:
     [
         (bytearray(b'{"text": '), JSON, 400, "body"),
         (bytearray(b"[" * 100_000), JSON, 400, "body"),
+        ("a post", "text/json", 400, "body"),
         (bytearray(b"\x89PNG\xff\xfe"), "", 415, "body"),
         (bytearray(b"a post"), "image/png", 415, "body"),
         ("", "text/plain", 422, "body"),

@@ -29,6 +29,11 @@ MODEL = {"name": "m", "version": "2"}
         (received({"instances": ["a post"]}, JSON), "instances"),
         (received({"instances": [{"data": "a post"}]}, JSON), "instances"),
         (received(bytearray(b' {"text": "a post"}')), "single"),
+        (received(bytearray(b'\xef\xbb\xbf{"text": "a post"}')), "single"),
+        (received(bytearray(b"\xef\xbb\xbfa post")), "single"),
+        # Of which the server parses nothing.
+        (received('{"text": "a post"}', "text/json"), "single"),
+        (received(bytearray(b'\xef\xbb\xbf["a post"]'), "text/json"), "list"),
         (
             received({"inputs": [{"name": "t", "shape": [1, 1], "datatype": "BYTES", "data": ["a post"]}]}, JSON),
             "tensors",
