@@ -1,7 +1,7 @@
 # Source this in bash or zsh, from anywhere, then run torchserve from the project's root:
 #   source serve/env.sh && torchserve --start --models newsgroups.mar
-# Sets TS_CONFIG_FILE and JAVA_HOME, and OPENBLAS_NUM_THREADS where it is not set. Where no Java is found it prints the
-# mend and returns 1; the shell goes on.
+# Sets TS_CONFIG_FILE and JAVA_HOME, and OPENBLAS_NUM_THREADS where it is not set; unsets PYTHONPATH. Where no Java is
+# found it prints the mend and returns 1; the shell goes on.
 
 _newsgroups_env() {
     local file="$1" folder python home
@@ -13,6 +13,8 @@ _newsgroups_env() {
     home="$("$python" "$folder/java.py")" || return 1
     export TS_CONFIG_FILE="$folder/config.properties"
     export JAVA_HOME="$home"
+    # TorchServe puts it before an archive's folder: this checkout's code would run in place of the archive's.
+    unset PYTHONPATH
     # Of NumPy's products in a worker, which are small: those of the transformer have the cores.
     export OPENBLAS_NUM_THREADS="${OPENBLAS_NUM_THREADS:-1}"
 }
