@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,8 @@ def test_a_pod_is_locked_down_bounded_and_probed_by_a_prediction(name: str) -> N
     for probe in ("startupProbe", "readinessProbe"):
         python, script, *options = container[probe]["exec"]["command"]
         assert python == "python" and (ROOT / script) == SERVE / "ready.py"
-        told = subprocess.run(["python", ROOT / script, "--help"], capture_output=True, text=True, check=True).stdout
+        help_of = [sys.executable, ROOT / script, "--help"]
+        told = subprocess.run(help_of, capture_output=True, text=True, check=True).stdout
         assert all(option in told for option in options if option.startswith("--"))
         # The script gives up before it is ended, so that what was wrong is on record.
         assert float(options[options.index("--timeout") + 1]) < container[probe]["timeoutSeconds"]
@@ -185,6 +187,16 @@ def test_the_image_floats_no_package() -> None:
         "serve/requirements.txt",
     )
     assert ("COPY", "requirements.txt requirements.txt") in instructions()
+
+
+def test_the_panels_of_each_row_lie_side_by_side() -> None:
+    panels = json.loads((SERVE / "monitoring" / "dashboard.json").read_text())["panels"]
+    lines: dict[int, list[tuple[int, int]]] = {}
+    for place in (panel["gridPos"] for panel in panels):
+        lines.setdefault(place["y"], []).append((place["x"], place["w"]))
+    for places in lines.values():
+        assert [x for x, _ in places] == [sum(w for _, w in places[:i]) for i in range(len(places))]
+        assert sum(w for _, w in places) == 24
 
 
 def test_waits_are_divided_by_the_requests_that_waited() -> None:

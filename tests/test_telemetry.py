@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -23,6 +25,11 @@ ROOT = Path(__file__).resolve().parent.parent
 DECLARED = ROOT / "serve" / "metrics.yaml"
 SHIPPED = Path(ts.__file__).parent / "configs" / "metrics.yaml"
 LABELS = ("rec.autos", "odd: label, with | signs")
+
+# Of TorchServe's own what it cannot measure, as serve/metrics.yaml says.
+LEFT_OUT = {"CPUUtilization", "GPUMemoryUtilization", "GPUMemoryUsed", "GPUUtilization"}
+# What the front end itself sets; the other gauges are what a Python process of its own collects.
+OF_THE_FRONT_END = {"QueueTime", "WorkerThreadTime", "WorkerLoadTime"}
 
 # Metric.java of TorchServe 0.12, which reads a worker's lines.
 LINE = re.compile(
@@ -117,6 +124,21 @@ def test_the_front_end_reads_a_workers_lines_so() -> None:
     assert not LINE.fullmatch("a.b:1e+16|#c:d|#type:GAUGE|#hostname:h,1")
 
 
+def test_what_is_declared_of_the_machine_is_collected_on_one_with_a_gpu() -> None:
+    package = Path(ts.__file__).parent
+    [command] = re.findall(r"^system_metrics_cmd=(.+)$", (ROOT / "serve" / "config.properties").read_text(), flags=re.M)
+    with zipfile.ZipFile(package / "frontend" / "model-server.jar") as jar:
+        assert b"system_metrics_cmd" in jar.read("org/pytorch/serve/util/ConfigManager.class")
+    # As the front end calls it.
+    command = [sys.executable, *command.split()]
+    done = subprocess.run(command, cwd=package.parent, input="\n", capture_output=True, text=True, check=True)
+    collected = set(re.findall(r"^(\w+)\.", done.stdout, flags=re.M))
+    declared = {item["name"] for item in yaml.safe_load(DECLARED.read_text())["ts_metrics"]["gauge"]}
+    assert declared - OF_THE_FRONT_END == collected - LEFT_OUT
+    # Or else it collects nothing at all, for want of a package that is no requirement of it.
+    assert command[-2:] == ["--gpu", "0"]
+
+
 def test_drift_shows_once_the_window_is_full(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     counts = telemetry(tmp_path, caplog)
     counts.answered([answer(1)] * (WINDOW - 1))
@@ -146,7 +168,11 @@ def test_a_server_with_another_metrics_file_still_answers(tmp_path: Path, caplog
 
 def test_what_is_emitted_is_declared_and_torchserves_own_is_kept() -> None:
     ours, shipped = (yaml.safe_load(path.read_text()) for path in (DECLARED, SHIPPED))
-    assert ours["ts_metrics"] == shipped["ts_metrics"]
+    names = {item["name"] for items in shipped["ts_metrics"].values() for item in items}
+    assert names > LEFT_OUT
+    assert ours["ts_metrics"] == {
+        kind: [item for item in items if item["name"] not in LEFT_OUT] for kind, items in shipped["ts_metrics"].items()
+    }
     declared = {
         item["name"]: (kind, item["unit"], tuple(item["dimensions"]))
         for kind, items in ours["model_metrics"].items()
