@@ -10,6 +10,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from handlers.bodies import is_form
 from handlers.cores import threads_each
 from handlers.errors import RequestError
 from handlers.explaining import BudgetError, explain
@@ -25,6 +26,9 @@ WARM_UP = "The first prediction allocates memory and picks kernels; no client sh
 # stays small.
 EXPLAINED_WORDS, WORD_CHARACTERS = 100, 50
 DIGITS = 6
+# Bytes of a reply. The front end takes 6,553,500 of each in a batch (max_response_size), and ends the worker that gives
+# more.
+MAX_REPLY = 6_000_000
 
 log = logging.getLogger(__name__)
 
@@ -184,9 +188,14 @@ class NewsgroupsHandler:
         if isinstance(reply, RequestError):
             code, body = reply.code, reply.body()
             self.telemetry.failed(reply)
+        text = json.dumps(body)
+        if len(text) > MAX_REPLY:
+            mend = "send fewer posts, or a smaller top_k"
+            error = RequestError(413, "the answer is too long", "body", mend, tensors="outputs" in body)
+            return self._send(error, idx, context)
         context.set_response_status(code=code, phrase=HTTPStatus(code).phrase, idx=idx)
         context.set_response_content_type(idx, "application/json")
-        return json.dumps(body)
+        return text
 
 
 def _too_few_passes(error: BudgetError, posts: int, most: int) -> RequestError:
@@ -206,7 +215,8 @@ def _describes(row: dict[str, Any], headers: dict[str, str]) -> bool:
     The front end says so by a header, which a client of the inference address may send as well. From there a row is
     empty only where it was a form without fields, and a form is one by its content type.
     """
-    return not row and headers.get("describe") == "True" and "content-type" not in map(str.lower, headers)
+    types = (value for name, value in headers.items() if name.lower() == "content-type")
+    return not row and headers.get("describe") == "True" and not any(map(is_form, types))
 
 
 def _device(gpu: int | None) -> str:

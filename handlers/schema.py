@@ -105,8 +105,8 @@ def reply_schema(labels: Sequence[str]) -> dict[str, Any]:
         "front_end": _object({"code": {"type": "integer", "minimum": 400}, "type": text, "message": text})
         | {
             "description": "from TorchServe itself: 400 for a key that is missing or wrong, 404 for a model that is "
-            "not served, 503 where the queue is full, 500 where a worker ended (a body over the limit of bytes gets a "
-            "413 without a word, or its connection is closed)"
+            "not served, 503 where the queue is full, 500 or 507 where a worker ended (a body over the limit of bytes "
+            "gets a 413 without a word, or its connection is closed)"
         },
     }
     return {

@@ -62,6 +62,20 @@ def test_no_answer_grows_with_what_it_repeats_of_its_request(handler: Newsgroups
         assert status == code and len(json.dumps(answer)) < 3000
 
 
+def test_a_reply_that_the_front_end_would_not_take_is_refused(
+    handler: NewsgroupsHandler, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As many labels as long as these make more than six megabytes.
+    tensor = {"name": "text", "shape": [2], "datatype": "BYTES", "data": [CAR, MOON]}
+    asked = [row({"text": [CAR, MOON]}), row({"text": [CAR, MOON], "top_k": 1}), row({"inputs": [tensor]}), row(CAR)]
+    replies = serve(handler, bundle, *asked)
+    monkeypatch.setattr("handlers.newsgroups.MAX_REPLY", len(json.dumps(replies[0][1])) - 1)
+    (code, error), small, (other, tensors), one = serve(handler, bundle, *asked)
+    assert (code, error["field"], other) == (413, "body", 413)
+    assert "fewer posts" in error["mend"] and "top_k" in error["mend"] and error["mend"] in tensors["error"]
+    assert [small, one] == [replies[1], replies[3]]
+
+
 def test_options(handler: NewsgroupsHandler, bundle: Path) -> None:
     text = "the team won the game on ice"
     (_, fast), (_, full), (_, top) = serve(
@@ -105,8 +119,14 @@ def test_only_who_sends_no_post_is_told_about_the_model(handler: NewsgroupsHandl
     assert "provenance" not in answer
     # Of a form without fields the front end makes an empty row.
     for name in ("Content-Type", "content-type"):
-        [(code, answer)] = serve(handler, bundle, ({}, {"describe": "True", name: "application/x-www-form-urlencoded"}))
-        assert (code, answer["field"]) == (400, "body")
+        for form in ("application/x-www-form-urlencoded", "Multipart/Form-Data; boundary=x"):
+            [(code, answer)] = serve(handler, bundle, ({}, {"describe": "True", name: form}))
+            assert (code, answer["field"]) == (400, "body")
+
+
+def test_who_asks_about_the_model_may_declare_json(handler: NewsgroupsHandler, bundle: Path) -> None:
+    asked = ({}, {"describe": "True", "Content-Type": "application/json"})
+    assert serve(handler, bundle, asked) == serve(handler, bundle, DESCRIBE)
 
 
 def test_a_transformer_that_reads_more_may_be_asked_more_often(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
