@@ -168,6 +168,9 @@ def measure(
     would cost minutes. full_path: also with the cascade off. Raises StageError where a variant gives wrong answers even
     while warming up.
     """
+    # Not measured: the first start brings Java and the libraries into memory, where those after it find them.
+    with serving(archives[-1], archives[-1].stem):
+        pass
     with contextlib.ExitStack() as stack:
         servers: list[Server] = []
         benches, closed, on, off = [], [], [], []

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from stages import benchmark
 from stages.benchmark import Bench, check_archive, confirm, guess, main, quick
 from stages.loadrun import Point, Target
 from stages.params import Benchmark
@@ -76,6 +79,64 @@ def test_the_confirmation_takes_turns(monkeypatch: pytest.MonkeyPatch, tmp_path:
     tried.clear()
     assert len(benches[0].search(4.0, full_path=False)) == 4
     assert [(rate, seed) for _, rate, seed in tried] == [(4, 20), (6, 21), (9, 22), (13.5, 23)]
+
+
+class IdleServer(NoServer):
+    """Says of itself what a started server would."""
+
+    def __init__(self, cold_start_s: float) -> None:
+        self.cold_start_s = cold_start_s
+
+    def resident_mb(self) -> float:
+        return 100 * self.cold_start_s
+
+
+def test_every_variant_is_measured_with_the_cascade_on_and_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    limits = {("a", False): 40.0, ("a", True): 10.0, ("b", False): 90.0, ("b", True): 30.0}
+    started: list[str] = []
+
+    @contextlib.contextmanager
+    def fake_serving(_archive: Path, model: str) -> Iterator[IdleServer]:
+        started.append(model)
+        yield IdleServer(float(len(started)))
+
+    def fake_run(
+        _server: Target,
+        model: str,
+        _posts: Path,
+        _seed: int,
+        requests: int,
+        samples: Path,
+        rate: float | None = None,
+        users: int | None = None,
+        full_path: bool = False,
+    ) -> Point:
+        limit = limits[model, full_path]
+        latency = 100.0 if rate is None or rate <= limit else 900.0
+        samples.parent.mkdir(parents=True, exist_ok=True)
+        write_samples(samples, [(i / (rate or limit), latency, 0.5, 1) for i in range(requests)])
+        point = at(rate or limit, latency, requests=requests, users=users, rps=limit)
+        return point if rate else dataclasses.replace(point, rate=None)
+
+    monkeypatch.setattr(benchmark, "serving", fake_serving)
+    monkeypatch.setattr(benchmark, "run", fake_run)
+    archives = [tmp_path / f"{name}.mar" for name in "ab"]
+    for archive in archives:
+        archive.write_bytes(bytes(2_000_000))
+    knobs = dataclasses.replace(KNOBS, rounds=2)
+    found = benchmark.measure(archives, tmp_path, tmp_path / "samples", knobs, SEED, full_path=True)
+    # The first start, which finds nothing in memory, counts for none.
+    assert started == ["b", "a", "b"]
+    for turn, (name, result) in enumerate(found.items(), 2):
+        assert (result.size_mb, result.cold_start_s, result.rss_mb) == (2.0, turn, 100 * turn)
+        assert [point.users for point in result.closed] == [1, 8]
+        for cascade, curve in result.curves.items():
+            own = capacity(curve, SLO_MS)
+            limit = limits[name, cascade == "off"]
+            assert own["confirmed"] and 0.8 * limit < own["capacity_rps"] < 1.2 * limit
+    assert {name: set(result.curves) for name, result in found.items()} == {"a": {"on", "off"}, "b": {"on", "off"}}
+    on_alone = benchmark.measure(archives, tmp_path, tmp_path / "samples", knobs, SEED, full_path=False)
+    assert set(on_alone["a"].curves) == {"on"}
 
 
 def test_rounds_that_miss_by_refusals_still_have_an_interval(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
