@@ -95,23 +95,23 @@ def oddities(text: str) -> list[str]:
     return [name for name, odd in found.items() if odd]
 
 
-def pair_counts(first: np.ndarray, pairs: Sequence[tuple[int, int]], labels: Sequence[int]) -> tuple[int, int]:
+def pair_counts(first: np.ndarray, pairs: np.ndarray, labels: Sequence[int]) -> tuple[int, int]:
     """Pairs of posts that are nearly the same, every repetition of a text counted, and those of two classes.
 
     first, pairs: see `near_duplicates`. labels: of the posts.
     """
-    left, right = np.array(pairs, dtype=int).reshape(-1, 2).T
+    left, right = pairs.T
     copies = _counts(first, np.array(labels, dtype=int))
 
     def linked(counts: np.ndarray) -> int:
-        return int((counts * (counts - 1) // 2).sum() + (counts[left] * counts[right]).sum())
+        return int((counts * (counts - 1) // 2).sum() + counts[left] @ counts[right])
 
     every = linked(copies.sum(axis=1))
-    return every, every - linked(copies)
+    return every, every - sum(linked(own) for own in copies.T)
 
 
 def duplicate_table(
-    splits: Mapping[str, Sequence[str]], first: np.ndarray, pairs: Sequence[tuple[int, int]]
+    splits: Mapping[str, Sequence[str]], first: np.ndarray, pairs: np.ndarray
 ) -> tuple[list[list[Any]], dict[str, np.ndarray]]:
     """Posts of each split that have a near-duplicate in each split, and in brackets an exact one.
 
@@ -129,9 +129,9 @@ def duplicate_table(
     exact = _counts(same, place)[same] > own
     copies = _counts(first, place)
     beside = np.zeros(copies.shape, dtype=bool)
-    for one, other in pairs:
-        beside[one] |= copies[other] > 0
-        beside[other] |= copies[one] > 0
+    for ones, others in (pairs.T, pairs.T[::-1]):
+        for split, present in enumerate(copies.T > 0):
+            beside[ones[present[others]], split] = True
     near = (copies[first] > own) | beside[first]
     rows = [
         [name, *(f"{near[place == i, j].sum()} ({exact[place == i, j].sum()})" for j in range(len(names)))]

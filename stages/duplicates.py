@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 
@@ -29,12 +30,16 @@ _REPLY = frozenset({"re", "fwd", "fw", "was", "subject"})
 _HANDFUL = 20
 _COMMON = 0.01
 
+_PAIRS_AT_ONCE = 200_000
 
-def near_duplicates(texts: Sequence[str]) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """For each post the first one with the same runs of words, int [posts]; and pairs of such first posts, (earlier,
-    later), whose similarity is THRESHOLD or more. The same for the same texts.
 
-    Repetitions stand in no pair of their own, for n posts of one text would make n² / 2.
+def near_duplicates(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """For each post the first one with the same runs of words, numbers left out, int [posts]; and pairs of such first
+    posts whose similarity is THRESHOLD or more, int32 [pairs, 2], each (earlier, later), in order of the later one. The
+    same for the same texts.
+
+    Repetitions stand in no pair of their own, for n posts of one text would make n² / 2. So many are made by n posts of
+    one form that is filled in with other words.
 
     Candidates come from MinHash and locality-sensitive hashing (Broder 1997; Leskovec et al., Mining of Massive
     Datasets, chapter 3) and each is then compared exactly: no pair is false, and few are missed.
@@ -43,17 +48,21 @@ def near_duplicates(texts: Sequence[str]) -> tuple[np.ndarray, list[tuple[int, i
     first = [numbers.setdefault(_shingles(text), number) for number, text in enumerate(texts)]
     shingles = {number: own for own, number in numbers.items()}
     index = MinHashLSH(threshold=THRESHOLD, num_perm=_PERMUTATIONS, weights=_WEIGHTS)
-    pairs = []
+    # Tuples would take ten times the memory: gigabytes for ten thousand posts of one form.
+    pairs = array("i")
     # Python's own hash of a string differs between runs.
     sketches = MinHash.generator(shingles.values(), num_perm=_PERMUTATIONS, seed=1, hashfunc=zlib.crc32)
     for later, sketch in zip(shingles, sketches, strict=True):
-        pairs += [(earlier, later) for earlier in index.query(sketch) if _alike(shingles[earlier], shingles[later])]
+        for earlier in sorted(index.query(sketch)):
+            if _alike(shingles[earlier], shingles[later]):
+                pairs.extend((earlier, later))
         index.insert(later, sketch)
-    return np.array(first, dtype=int), sorted(pairs)
+    return np.array(first, dtype=int), np.asarray(pairs, dtype=np.int32).reshape(-1, 2)
 
 
-def threads(texts: Sequence[str]) -> list[tuple[int, int]]:
-    """Pairs of posts, (first of its thread, other), that begin with the same words, replies' marks left out.
+def threads(texts: Sequence[str]) -> np.ndarray:
+    """Pairs of posts that begin with the same words, replies' marks left out: int32 [pairs, 2], each (first of its
+    thread, other).
 
     A news post starts with its subject line in the package-index corpus, and a reply repeats it. Where posts begin with
     something else, as scikit-learn's do, there are no threads to be seen, and this groups posts that happen to begin
@@ -63,22 +72,29 @@ def threads(texts: Sequence[str]) -> list[tuple[int, int]]:
     counts = Counter(subjects)
     most = max(_HANDFUL, _COMMON * len(texts))
     first: dict[str, int] = {}
-    return [
+    pairs = [
         (first[key], number)
         for number, key in enumerate(subjects)
         if counts[key] <= most and first.setdefault(key, number) != number
     ]
+    return np.array(pairs, dtype=np.int32).reshape(-1, 2)
 
 
-def groups(count: int, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
-    """The group of each of `count` posts, int [posts]: whatever pairs connect, over any number of steps, is one."""
-    left, right = np.array(pairs, dtype=int).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(left)), (left, right)), shape=(count, count))
-    return connected_components(graph, directed=False)[1]
+def groups(count: int, pairs: np.ndarray) -> np.ndarray:
+    """The group of each of `count` posts, int [posts]: whatever pairs, int [pairs, 2], connect, over any number of
+    steps, is one."""
+    group = np.arange(count)
+    # In parts, for a graph takes many times the memory of its pairs.
+    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+        left, right = group[pairs[start : start + _PAIRS_AT_ONCE]].T
+        graph = coo_array((np.ones(len(left)), (left, right)), shape=(count, count))
+        group = connected_components(graph, directed=False)[1][group]
+    return group
 
 
 def _shingles(text: str) -> frozenset[bytes]:
-    words = text.lower().split()
+    # Cleaning leaves letters alone unless told otherwise: posts that differ in a number are one text to the model.
+    words = _WORD.findall(text.lower()) or text.lower().split()
     return frozenset(" ".join(words[i : i + SHINGLE]).encode() for i in range(max(1, len(words) - SHINGLE + 1)))
 
 

@@ -51,10 +51,11 @@ def held_out(texts: Sequence[str], labels: Sequence[str], how: str, share: float
     of round(1 / share). labels: the class names. Raises ValueError where a class cannot stand on both sides.
     """
     names, classes = np.unique(labels, return_inverse=True)
-    pairs: list[tuple[int, int]] = []
+    pairs = np.empty((0, 2), dtype=np.int32)
     if how in _TOGETHER:
         first, near = near_duplicates(texts)
-        pairs = [*enumerate(first.tolist()), *near, *(threads(texts) if how == "thread" else [])]
+        same = np.stack([first, np.arange(len(first))], axis=1, dtype=np.int32)
+        pairs = np.concatenate([same, near, *([threads(texts)] if how == "thread" else [])])
     group = groups(len(texts), pairs)
     for label, name in enumerate(names):
         own = group[classes == label]

@@ -110,7 +110,7 @@ def test_oddities(text: str, expected: list[str]) -> None:
 
 def test_duplicates_are_counted_by_split_in_both_directions() -> None:
     splits = {"train": ["a", "b", "b"], "test": ["a", "c", "c x", "A"]}
-    rows, twins = duplicate_table(splits, np.array([0, 1, 1, 0, 4, 5, 0]), [(1, 4), (4, 5)])
+    rows, twins = duplicate_table(splits, np.array([0, 1, 1, 0, 4, 5, 0]), np.array([[1, 4], [4, 5]]))
     assert rows == [["train", "2 (2)", "3 (1)"], ["test", "3 (1)", "4 (0)"]]
     assert {name: mask.tolist() for name, mask in twins.items()} == {
         "train": [False, True, True],
@@ -122,9 +122,10 @@ def test_repetitions_count_in_every_pair() -> None:
     # Three copies of one post beside two of another: all pairs of the five, three within, one within and six across.
     first = np.array([0, 0, 2, 0, 2, 5])
     labels = [0, 0, 1, 1, 1, 1]
-    assert pair_counts(first, [(0, 2)], labels) == (10, 6)
-    assert pair_counts(first, [], labels) == (4, 2)
-    assert pair_counts(np.array([], dtype=int), [], []) == (0, 0)
+    none = np.empty((0, 2), dtype=np.int32)
+    assert pair_counts(first, np.array([[0, 2]]), labels) == (10, 6)
+    assert pair_counts(first, none, labels) == (4, 2)
+    assert pair_counts(np.array([], dtype=int), none, []) == (0, 0)
 
 
 def test_scores_with_and_without_near_duplicates() -> None:

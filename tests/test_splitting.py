@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
+from handlers.text import Cleaning
 from stages.corpus import features
 from stages.params import SPLITS
 from stages.splitting import check_classes, held_out, split_validation
@@ -86,11 +87,20 @@ def test_cleaning_does_not_move_posts(how: str) -> None:
 
 def test_no_duplicate_is_divided() -> None:
     body = " ".join(f"word{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(60))
-    twins = posts([(f"{'x ' * (i % 2)}{body.replace('word', f'w{i // 2}')}", i % 2) for i in range(40)])
+    twins = posts([(f"{'x ' * (i % 2)}{body.replace('word', chr(97 + i // 2))}", i % 2) for i in range(40)])
     _, validation = split_validation(twins, "duplicates", 0.2, seed=1)
     numbers = [int(name[-3:]) // 2 for name in validation["id"]]
     assert numbers
     assert set(Counter(numbers).values()) == {2}
+
+
+@pytest.mark.parametrize("how", ["duplicates", "thread"])
+def test_posts_that_cleaning_makes_the_same_are_not_divided(how: str) -> None:
+    forms = ["Invoice {} is overdue", "Refund {} was issued", "Parcel {} arrives today", "Parcel {} was delayed"]
+    texts = [forms[i % 4].format(10_000 + i) for i in range(40)]
+    held = held_out(texts, ["a" if i % 4 < 2 else "b" for i in range(40)], how, 0.5, seed=1)
+    clean = [Cleaning(letters_only=True)(text) for text in texts]
+    assert not {clean[i] for i in held} & {clean[i] for i in set(range(40)) - set(held.tolist())}
 
 
 def test_late_takes_the_last_of_each_class() -> None:
@@ -136,7 +146,7 @@ def test_too_few_posts_to_split_say_so(how: str) -> None:
 
 
 def test_a_class_of_one_thread_names_the_split_as_the_mend() -> None:
-    alike = [(f"shuttle launch delayed {i}", 0) for i in range(6)]
+    alike = [(f"shuttle launch delayed {WORDS[i]}", 0) for i in range(6)]
     whole = posts([*alike, *((f"{thread(i)} body {i}", 1) for i in range(30))])
     with pytest.raises(StageError, match=r"posts of a are nearly the same or begin alike.* change prepare\.split"):
         split_validation(whole, "thread", 0.2, seed=1)
