@@ -88,18 +88,18 @@ def invariance(predictor: Predictor, pairs: Sequence[tuple[str, str]]) -> list[C
 def direction(
     predictor: Predictor, sample: Sequence[tuple[str, str]], own: Sequence[Sequence[str]], seed: int
 ) -> list[Case]:
-    """A word that speaks for another class, put in front where both parts read it, must raise that class."""
+    """A word that speaks for another class, put in front where both parts read it, must raise that class; posts that no
+    other class has a word for are left out."""
     texts = [text for _, text in sample]
-    before = predictor.predict(texts)
-    chosen, longer = [], []
-    for (identifier, text), answer in zip(sample, before, strict=True):
+    tested, chosen = [], []
+    for (identifier, text), answer in zip(sample, predictor.predict(texts), strict=True):
         numbers = random.Random(f"{seed}:direction:{identifier}")
-        others = [label for label, name in enumerate(predictor.labels) if name != answer.label]
-        label = numbers.choice(others)
-        word = numbers.choice(own[label])
-        chosen.append((label, word))
-        longer.append(f"{word} {text}")
-    after = predictor.predict(longer)
+        others = [label for label, name in enumerate(predictor.labels) if name != answer.label and own[label]]
+        if others:
+            label = numbers.choice(others)
+            tested.append((text, answer))
+            chosen.append((label, numbers.choice(own[label])))
+    longer = [f"{word} {text}" for (text, _), (_, word) in zip(tested, chosen, strict=True)]
     return [
         Case(
             (text, was),
@@ -107,20 +107,21 @@ def direction(
             expected=f"{predictor.labels[label]} gains from {word}",
             failed=bool(now.probabilities[label] <= was.probabilities[label]),
         )
-        for text, was, more, now, (label, word) in zip(texts, before, longer, after, chosen, strict=True)
+        for (text, was), more, now, (label, word) in zip(tested, longer, predictor.predict(longer), chosen, strict=True)
     ]
 
 
 def minimum(predictor: Predictor, own: Sequence[Sequence[str]], posts: int, seed: int) -> list[Case]:
     """A few words that all speak for one class must be answered with it, as shipped and by the full model; the same
-    number of posts a class.
+    number of posts a class. Classes without words have none.
 
     The words are the wide part's own, which in the cascade mostly answers alone: that would hardly be a test.
     """
+    spoken_for = {label: words for label, words in zip(predictor.labels, own, strict=True) if words}
     texts, expected = [], []
-    for label, words in zip(predictor.labels, own, strict=True):
+    for label, words in spoken_for.items():
         numbers = random.Random(f"{seed}:minimum:{label}")
-        for _ in range(max(1, posts // len(own))):
+        for _ in range(max(1, posts // len(spoken_for))):
             texts.append(" ".join(numbers.sample(words, min(SHORT_POST, len(words)))))
             expected.append(label)
     shipped, full = predictor.predict(texts), predictor.predict(texts, [False] * len(texts))

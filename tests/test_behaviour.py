@@ -119,6 +119,18 @@ def test_failures_of_every_kind_are_seen(oracle: Oracle, monkeypatch: pytest.Mon
     assert cases["invariance"]["cut"][0].failed
 
 
+def test_a_class_without_words_is_left_out(oracle: Oracle) -> None:
+    sample = [(str(number), "puck") for number in range(20)] + [("x", "orbit")]
+    one = [[], [], ["orbit"]]
+    moved = checklist.direction(oracle, sample, one, seed=0)
+    # The last post is of the only class that has a word.
+    assert [case.expected for case in moved] == ["space gains from orbit"] * 20
+    alone = checklist.minimum(oracle, one, posts=6, seed=0)
+    assert [(case.expected, case.after[0]) for case in alone] == [("space", "orbit")] * 6
+    none = [[], [], []]
+    assert checklist.direction(oracle, sample, none, seed=0) == checklist.minimum(oracle, none, 6, seed=0) == []
+
+
 def test_failure_rates_have_intervals_and_nothing_is_none() -> None:
     answer = Answer("x", np.ones(1), "full", 1, 1, False, 1, 0, False)
     cases = [checklist.Case(None, ("", answer), "x", failed=number < 3) for number in range(30)]
