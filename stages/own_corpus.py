@@ -5,15 +5,16 @@ from __future__ import annotations
 import codecs
 import csv
 import logging
-import tempfile
+import math
+import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
-from datasets import ClassLabel, Dataset, Features, Value, disable_progress_bars
-from datasets.exceptions import DatasetGenerationError
+from datasets import ClassLabel, Dataset, Value
 from datasets.table import InMemoryTable
 
 from stages.splitting import held_out
@@ -27,6 +28,10 @@ TABLES = (".csv", ".parquet")
 
 Rows = list[tuple[str, str]]  # (label, text)
 
+# Of a field of a CSV file, the most that Python's reader can be told everywhere; of itself it stops at 131,072.
+_MOST_CHARACTERS = 2**31 - 1
+_SHOWN_CHARACTERS = 200
+
 SHAPES = (
     "expected a CSV or Parquet file with the columns text and label, or a folder with train.csv or train.parquet (and "
     "test.* beside it), with a sub-folder of text files for each class, or with train/ and test/ of such sub-folders"
@@ -38,7 +43,7 @@ def read_corpus(path: Path, test_share: float, seed: int) -> dict[str, Rows]:
     becomes it, with posts that are nearly the same kept together.
 
     Raises StageError where the path is missing or of another shape, a file is not UTF-8 or not readable, a column is
-    missing, a row has no label, or a class has too few posts.
+    missing, a row has no label or not the header's number of fields, or a class has too few posts.
     """
     parts = {split: _rows(source) for split, source in _sources(path).items()}
     if "test" in parts:
@@ -107,41 +112,61 @@ def _hidden(path: Path, folder: Path) -> bool:
 def _table_rows(path: Path) -> Rows:
     """Rows of a table; labels that are numbers become text, those of a Hugging Face data set their names."""
     try:
-        table = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path)
-    except (DatasetGenerationError, pyarrow.ArrowException, OSError) as error:
-        reason = str(error.__cause__ or error)
-        raise StageError(f"{path} cannot be read as {path.suffix[1:]}: {' '.join(reason.split())}") from error
-    kind, written = table.features["label"], table.features["text"]
-    if not (isinstance(written, Value) and "string" in written.dtype):
-        raise StageError(f"{path}: the column text is no text but {written}; write it as strings")
+        found = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise StageError(f"{path} cannot be read as {path.suffix[1:]}: {' '.join(str(error).split())}") from error
     rows: Rows = []
-    for number, (label, text) in enumerate(zip(table["label"], table["text"], strict=True), start=1):
-        if label is None or text is None or not str(label).strip():
+    for number, (label, text) in enumerate(found, start=1):
+        if text is None or label is None or not label.strip():
             raise StageError(f"{path}: row {number} has no {'text' if text is None else 'label'}; fill or remove it")
-        rows.append((kind.int2str(label) if isinstance(kind, ClassLabel) else str(label).strip(), text))
+        rows.append((label.strip(), text))
     return rows
 
 
-def _read_csv(path: Path) -> Dataset:
+def _read_csv(path: Path) -> Rows:
+    """As text and without a guess: a label "01" stays what it is, and a post "NA" is no missing value."""
     _check_utf8(path)
+    csv.field_size_limit(_MOST_CHARACTERS)
+    rows: Rows = []
     with path.open(encoding="utf-8-sig", newline="") as file:
-        _check_columns(path, next(csv.reader(file), []))
-    disable_progress_bars()
-    # As text and without a guess: a label "01" stays what it is, and a post "NA" is no missing value.
-    text = Features({name: Value("string") for name in COLUMNS})
-    # The library caches what it converts in the user's home; nothing of a build should outlive it there.
-    with tempfile.TemporaryDirectory() as cache:
-        return Dataset.from_csv(str(path), features=text, cache_dir=cache, keep_in_memory=True, keep_default_na=False)
+        reader = csv.reader(file, strict=True)
+        try:
+            names = next(reader, [])
+            _check_columns(path, names)
+            label, text = names.index("label"), names.index("text")
+            # An empty line is no row.
+            for row in filter(None, reader):
+                if len(row) != len(names):
+                    raise StageError(
+                        f"{path}: row {len(rows) + 1} has {len(row)} fields and the header {len(names)}: every row "
+                        "needs as many, and a text that has commas quotes around it"
+                    )
+                rows.append((row[label], row[text]))
+        except csv.Error as error:
+            raise StageError(f"{path}: row {len(rows) + 1} cannot be read as csv: {error}") from error
+    return rows
 
 
-def _read_parquet(path: Path) -> Dataset:
+def _read_parquet(path: Path) -> list[tuple[str | None, str | None]]:
     _check_columns(path, pyarrow.parquet.read_schema(path).names)
-    return Dataset(InMemoryTable(pyarrow.parquet.read_table(path, columns=list(COLUMNS))))
+    table = Dataset(InMemoryTable(pyarrow.parquet.read_table(path, columns=list(COLUMNS))))
+    kind, written = table.features["label"], table.features["text"]
+    if not (isinstance(written, Value) and "string" in written.dtype):
+        raise StageError(f"{path}: the column text is no text but {written}; write it as strings")
+
+    def name(label: Any) -> str | None:
+        if label is None or (isinstance(label, float) and math.isnan(label)):
+            return None
+        return kind.int2str(label) if isinstance(kind, ClassLabel) else str(label)
+
+    return [(name(label), text) for label, text in zip(table["label"], table["text"], strict=True)]
 
 
 def _check_columns(path: Path, names: list[str]) -> None:
     if missing := [name for name in COLUMNS if name not in names]:
-        raise StageError(f"{path} lacks the column {missing[0]}; it has {', '.join(names)}, and needs text and label")
+        # Without a header the first post is taken for one.
+        has = textwrap.shorten(", ".join(names), _SHOWN_CHARACTERS)
+        raise StageError(f"{path} lacks the column {missing[0]}; it has {has}, and needs text and label")
 
 
 def _check_utf8(path: Path) -> None:

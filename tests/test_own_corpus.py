@@ -56,9 +56,11 @@ def test_twins_are_not_divided_between_training_and_test(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("seed", range(5))
 def test_small_classes_beside_a_large_one_are_divided(tmp_path: Path, seed: int) -> None:
-    counts = {"many": 200} | {f"few {kind}": 4 for kind in range(10)}
+    counts = {"many": 200} | {f"few {kind}": 4 for kind in "abcdefghij"}
     rows = [
-        (label, " ".join(f"{label}-{n}-{i}" for i in range(9))) for label, count in counts.items() for n in range(count)
+        (label, " ".join(f"{label}{chr(97 + n % 26)}{chr(97 + n // 26)} post" for _ in range(9)))
+        for label, count in counts.items()
+        for n in range(count)
     ]
     parts = read_corpus(as_csv(tmp_path / "posts.csv", rows), 0.2, seed)
     assert all({label for label, _ in part} == set(counts) for part in parts.values())
@@ -127,6 +129,14 @@ def test_space_around_a_label_and_capitals_of_a_suffix_do_not_count(tmp_path: Pa
     assert {label for part in found.values() for label, _ in part} == {label for label, _ in ROWS}
 
 
+def test_a_long_post_and_empty_lines_are_read(tmp_path: Path) -> None:
+    rows = [("01", "long " * 30_000), *ROWS]
+    path = as_csv(tmp_path / "posts.csv", rows)
+    path.write_text(path.read_text(encoding="utf-8") + "\n\n", encoding="utf-8")
+    parts = read_corpus(path, 0.25, seed=1)
+    assert sorted(parts["train"] + parts["test"]) == sorted(rows)
+
+
 def bad(tmp_path: Path, name: str) -> Path:
     """A corpus with one thing wrong."""
     file = tmp_path / "posts.csv"
@@ -172,6 +182,20 @@ def bad(tmp_path: Path, name: str) -> Path:
             return path
         case "ragged":
             file.write_text("text,label\nx,a\nx,a,b,c\n")
+        case "comma in every text":
+            file.write_text("text,label\n" + "well, x,a\nwell, y,b\n" * 9)
+        case "short row":
+            file.write_text("text,label,source\nx,a,mail\nx,a\n")
+        case "header alone":
+            file.write_text("text,label\n")
+        case "open quote":
+            file.write_text('label,text\na,x\nb,"y\na,z\n')
+        case "no header":
+            file.write_text(f'"{"long " * 30_000}\nand more",a\n')
+        case "number for no label":
+            path = tmp_path / "posts.parquet"
+            Dataset.from_dict({"text": ["x", "y"], "label": [1.0, float("nan")]}).to_parquet(str(path))
+            return path
         case "label":
             file.write_text("text,label\nx,a\ny,\n")
         case "one class":
@@ -202,7 +226,13 @@ def bad(tmp_path: Path, name: str) -> Path:
         ("twice", r"has train more than once: train\.csv, train\.parquet; keep one"),
         ("no parquet", r"posts\.parquet cannot be read as parquet"),
         ("damaged parquet", r"posts\.parquet cannot be read as parquet"),
-        ("ragged", r"posts\.csv cannot be read as csv: .*line 3"),
+        ("ragged", r"posts\.csv: row 2 has 4 fields and the header 2: .*quotes"),
+        ("comma in every text", r"posts\.csv: row 1 has 3 fields and the header 2: .*quotes"),
+        ("short row", r"posts\.csv: row 2 has 2 fields and the header 3: .*quotes"),
+        ("header alone", r"posts\.csv has no posts"),
+        ("open quote", r"posts\.csv: row 2 cannot be read as csv: unexpected end of data"),
+        ("no header", r"posts\.csv lacks the column text; it has .{,200}, and needs"),
+        ("number for no label", "row 2 has no label"),
         ("label", "row 2 has no label"),
         ("one class", "one class only: 01"),
         ("one post", r"too few posts of lonely \(1\)"),
