@@ -16,7 +16,7 @@ from stages.files import replacing, write_json
 from stages.params import Prepare, load
 from stages.paths import PREPARED, RAW
 from stages.splitting import check_classes, split_validation
-from stages.stage import stage
+from stages.stage import StageError, stage
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,10 @@ def main() -> None:
         cleaned, empty = {}, {}
         for name, split in raw.items():
             cleaned[name], empty[name] = clean_split(split, cleaning, limits[name])
+        if not len(cleaned["train"]):
+            raise StageError(
+                "cleaning leaves nothing of any training post: set prepare.letters_only or prepare.stop_words to false"
+            )
         train, validation = split_validation(cleaned["train"], settings.split, settings.validation, params.seed)
         splits = {"train": train, "validation": validation, "test": cleaned["test"]}
         check_classes(splits)

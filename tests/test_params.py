@@ -76,7 +76,8 @@ def test_an_unknown_key_is_named_beside_the_known(section: str, known: str, tmp_
 @pytest.mark.parametrize(
     ("key", "value", "allowed"),
     [
-        ("seed", -1, "0 to 4294967295"),
+        ("seed", -1, "0 to 2147483647"),
+        pytest.param("seed", 2**32 - 1, "0 to 2147483647", id="no room for the seeds that are counted on from it"),
         ("seed", 1.5, "int"),
         ("seed", True, "int"),
         ("data.source", "internet", "auto, sklearn, pypi, files"),

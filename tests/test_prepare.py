@@ -9,6 +9,7 @@ import pytest
 from datasets import Dataset
 
 from handlers.text import Cleaning
+from stages import prepare
 from stages.corpus import RAW_COLUMNS, features, load_split, save_split
 from stages.prepare import clean_split, share_limit
 from stages.stage import StageError
@@ -42,6 +43,18 @@ def test_limit_is_divided_in_proportion() -> None:
     assert share_limit(40, {"train": 600, "test": 400}) == {"train": 24, "test": 16}
     assert share_limit(0, {"train": 600, "test": 400}) == {"train": 0, "test": 0}
     assert min(share_limit(1, {"train": 600, "test": 400}).values()) == 1
+
+
+def test_posts_that_cleaning_leaves_nothing_of_name_what_cleans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters = (Path(__file__).parents[1] / "params.yaml").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_bytes(parameters)
+    for name in ("train", "test"):
+        save_split(raw([(f"{number} --", number % 2) for number in range(20)]), prepare.RAW, name)
+    with pytest.raises(SystemExit, match=r"nothing of any training post: set prepare\.letters_only or .*stop_words"):
+        prepare.main()
 
 
 def test_splits_survive_the_disk_with_their_names(tmp_path: Path) -> None:
