@@ -35,12 +35,12 @@ from stages.files import read_json, sha256, write_json
 from stages.intervals import mean_interval
 from stages.metrics import rounded
 from stages.params import REMOVABLE, SPLITS, Params, Train, load
-from stages.paths import CHECKPOINTS, METRICS, PLOTS, PRETRAINED, PROJECT, RAW, WORDNET
+from stages.paths import CHECKPOINTS, METRICS, PLOTS, PROJECT, RAW, WORDNET
 from stages.prepare import build_cleaning, clean_split
 from stages.splitting import split_validation
 from stages.stage import StageError, stage
 from stages.train import CODE as TRAINING_CODE
-from stages.train import build, encode
+from stages.train import build, encode, fetched, libraries
 from stages.training import Trainer
 
 log = logging.getLogger(__name__)
@@ -72,11 +72,16 @@ CODE = (
     "stages/augment.py",
     "stages/augmentation.py",
     "stages/baseline.py",
+    "stages/duplicates.py",
+    "stages/fetch.py",
     "stages/fitting.py",
+    "stages/hardware.py",
+    "stages/importance.py",
     "stages/prepare.py",
     "stages/splitting.py",
     "stages/tfidf.py",
     "stages/wide.py",
+    "stages/wordnet.py",
 )
 
 
@@ -124,7 +129,7 @@ def transformer_score(
     changes: to the section train.
     """
     settings = dataclasses.replace(params.train, epochs=epochs, evaluations=1, **changes)
-    folder = PRETRAINED / settings.candidates[0]
+    folder = fetched(settings.candidates[0])
     encoder = Encoder(folder, settings.max_tokens)
     model = build(folder, label_names(train), settings, seed)
     splits = encode(train, encoder), encode(validation, encoder)
@@ -301,7 +306,8 @@ def main() -> None:
         posts = [split[column][:] for split in (raw, test) for column in ("text", "label")]
         code = [sha256(path) for path in (Path(__file__), *(PROJECT / name for name in CODE))]
         budget = [POSTS, VALIDATION_POSTS, EPOCHS]
-        cells = Cells(CHECKPOINTS / "ablation.json", fingerprint([dataclasses.asdict(params), budget, posts, code]))
+        measured = [dataclasses.asdict(params), budget, posts, code, libraries()]
+        cells = Cells(CHECKPOINTS / "ablation.json", fingerprint(measured))
         path = METRICS / "ablation.json"
         tables = read_json(path) if path.is_file() else {}
         if "splits" in parts:

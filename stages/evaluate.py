@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from stages.corpus import label_names, load_split, save_split
 from stages.evaluation import examples, measure
 from stages.evaluation_page import section
 from stages.files import replacing, write_csv, write_json
-from stages.inputs import require
+from stages.inputs import candidate_argument, require
 from stages.params import load
 from stages.paths import BASELINE, EVALUATION, EVALUATION_SECTION, FUSED, METRICS, PLOTS, PREPARED
 from stages.scoring import load_predictor, raw_scores, save_logits
@@ -32,7 +31,7 @@ CURVE_POINTS = 200  # of the risk-coverage curve in DVC's plots
 
 
 def main() -> None:
-    candidate = sys.argv[1]
+    candidate = candidate_argument()
     with stage(f"evaluate-{candidate}"):
         params = load()
         predictor = load_predictor(FUSED / candidate)

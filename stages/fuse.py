@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from handlers.text import Cleaning
 from stages.corpus import load_split
 from stages.drift import reference
 from stages.files import copy_into, replacing, write_json
+from stages.inputs import candidate_argument, require
 from stages.params import Fuse, load
 from stages.paths import DEEP, FUSED, LINEAR, METRICS, PREPARED
 from stages.scoring import load_predictor, raw_scores
@@ -175,14 +175,16 @@ def assemble(deep: Path, linear: Path, cleaning: Path, fusion: Fusion, folder: P
 
 
 def main() -> None:
-    candidate = sys.argv[1]
+    candidate = candidate_argument()
     with stage(f"fuse-{candidate}"):
         params = load()
         validation = load_split(PREPARED, "validation")
         labels = np.asarray(validation["label"])
+        deep = require(DEEP / candidate, "run the train stage with this candidate")
+        linear = require(LINEAR, "run the wide stage")
         with replacing(FUSED / candidate) as folder:
             # The neutral fusion makes a bundle that a predictor can read; the fitted one replaces it.
-            assemble(DEEP / candidate, LINEAR, PREPARED, Fusion(1.0, 0.0, 1.0, None), folder)
+            assemble(deep, linear, PREPARED, Fusion(1.0, 0.0, 1.0, None), folder)
             predictor = load_predictor(folder)
             logits, scores = raw_scores(predictor, list(validation["clean"]))
             predictor.fusion = fusion = fit(logits, scores, labels, params.fuse)

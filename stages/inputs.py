@@ -1,7 +1,8 @@
-"""What earlier stages wrote: where it is missing, one line says what to run."""
+"""What earlier stages wrote, and what the command line names: where it is missing, one line says what to run."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,3 +26,11 @@ def read_earlier(path: Path, mend: str = "run the stage that writes it") -> Any:
 def selected_name(bundle: Path) -> str:
     """The candidate behind the selected bundle. Raises StageError where nothing has been selected."""
     return read_earlier(bundle / SELECTED_FILE, "run the select stage")["name"]
+
+
+def candidate_argument() -> str:
+    """The candidate that the command line names. Exits with one line where it names none."""
+    if len(sys.argv) < 2:
+        module = Path(sys.argv[0]).stem
+        sys.exit(f"{module}: name a candidate: python -m stages.{module} minilm")
+    return sys.argv[1]

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import logging
 import shutil
-import sys
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +24,7 @@ from stages.batches import Split
 from stages.checkpoint import Identity, fingerprint
 from stages.corpus import label_names, load_split
 from stages.files import remove, replacing, sha256
+from stages.inputs import candidate_argument, require
 from stages.params import Train, load
 from stages.paths import AUGMENTED, CHECKPOINTS, DEEP, PLOTS, PREPARED, PRETRAINED, PROJECT
 from stages.stage import StageError, stage
@@ -43,6 +43,13 @@ CODE = (
     "stages/training.py",
 )
 LIBRARIES = ("accelerate", "tokenizers", "torch", "transformers")
+
+
+def fetched(candidate: str) -> Path:
+    """The folder of a candidate's checkpoint. Raises StageError where it was not fetched."""
+    folder = PRETRAINED / candidate
+    require(folder / TOKENIZER_FILE, "run the fetch stage with this candidate")
+    return folder
 
 
 def build(pretrained: Path, labels: list[str], settings: Train, seed: int) -> Classifier:
@@ -122,20 +129,26 @@ def identity(model: Classifier, settings: Train, seed: int, accelerator: Acceler
         "initial weights": hashlib.sha256(weights).hexdigest()[:12],
         "data": fingerprint([[split.ids, split.labels] for split in splits]),
         "code": fingerprint([sha256(PROJECT / path) for path in CODE]),
-        "libraries": " ".join(f"{name} {version(name)}" for name in LIBRARIES),
+        "libraries": libraries(),
     }
     return {key: str(value) for key, value in described.items()}
+
+
+def libraries() -> str:
+    """Names and versions of what a training run computes with, besides its CODE."""
+    return " ".join(f"{name} {version(name)}" for name in LIBRARIES)
 
 
 def train(candidate: str, seed: int, settings: Train) -> None:
     """Read the splits, train, and write the model and, while it trains, its curves."""
     splits = load_split(AUGMENTED, "train"), load_split(PREPARED, "validation")
-    encoder = Encoder(PRETRAINED / candidate, settings.max_tokens)
+    pretrained = fetched(candidate)
+    encoder = Encoder(pretrained, settings.max_tokens)
     encoded = [encode(split, encoder) for split in splits]
     accelerator = build_accelerator(settings.precision)
     start_curves(accelerator, PLOTS / "train" / candidate)
     log.info("%s posts on %s in %s", len(splits[0]), accelerator.device, precision_of(accelerator))
-    model = build(PRETRAINED / candidate, label_names(splits[0]), settings, seed)
+    model = build(pretrained, label_names(splits[0]), settings, seed)
     belongs = identity(model, settings, seed, accelerator, *encoded)
     trainer = Trainer(model, *encoded, settings, seed, accelerator)
     checkpoint = CHECKPOINTS / f"{candidate}.pt"
@@ -143,7 +156,7 @@ def train(candidate: str, seed: int, settings: Train) -> None:
     if accelerator.is_main_process:
         with replacing(DEEP / candidate) as folder:
             model.cpu().save(folder)
-            shutil.copyfile(PRETRAINED / candidate / TOKENIZER_FILE, folder / TOKENIZER_FILE)
+            shutil.copyfile(pretrained / TOKENIZER_FILE, folder / TOKENIZER_FILE)
         accelerator.get_tracker("dvclive", unwrap=True).summary |= summary(trainer, progress)
     accelerator.end_training()
     if accelerator.is_main_process:
@@ -152,7 +165,7 @@ def train(candidate: str, seed: int, settings: Train) -> None:
 
 
 def main() -> None:
-    candidate = sys.argv[1]
+    candidate = candidate_argument()
     # Several processes train one model, and the first one speaks for all.
     first = processes().is_main_process
     with stage(f"train-{candidate}") if first else contextlib.suppress(StageError):

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from datasets import Dataset
 from optuna.pruners import MedianPruner
@@ -21,7 +22,6 @@ from optuna.samplers import TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
-from sklearn.model_selection import train_test_split
 
 from handlers.text import Encoder
 from stages.acceleration import build_accelerator
@@ -31,11 +31,11 @@ from stages.corpus import label_names, load_split
 from stages.files import sha256
 from stages.interruption import InterruptionError
 from stages.params import Augment, Train, load
-from stages.paths import PREPARED, PRETRAINED, PROJECT, TUNING, WORDNET
+from stages.paths import PREPARED, PROJECT, TUNING, WORDNET
 from stages.presets import PRESETS
 from stages.stage import StageError, stage
 from stages.train import CODE as TRAINING_CODE
-from stages.train import build, encode
+from stages.train import build, encode, fetched, libraries
 from stages.training import Trainer
 from stages.tuning_report import write_report
 
@@ -44,8 +44,24 @@ STARTUP_TRIALS = 5
 # Widths of the dense layer, 0 for none; tokens of a post that are read.
 HEADS = (0, 192, 384, 768)
 WINDOWS = (64, 128, 192)
+# The least and the most of everything else, rates and shares as of the section augment.
+BOUNDS = {
+    "lr": (5e-5, 5e-4),
+    "dropout": (0.0, 0.5),
+    "synonym_rate": (0.0, 0.3),
+    "deletion_rate": (0.0, 0.3),
+    "share": (0.0, 0.5),
+}
 # What computes a trial, besides this module.
-CODE = (*TRAINING_CODE, "stages/augment.py", "stages/augmentation.py")
+CODE = (
+    *TRAINING_CODE,
+    "stages/augment.py",
+    "stages/augmentation.py",
+    "stages/hardware.py",
+    "stages/importance.py",
+    "stages/tfidf.py",
+    "stages/wordnet.py",
+)
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +89,11 @@ class PrunedTrainer(Trainer):
 
     def evaluate(self, lr: float) -> bool:
         better = super().evaluate(lr)
-        self.trial.report(self.progress.best_f1, len(self.progress.history))
-        if self.trial.should_prune():
+        progress, settings = self.progress, self.settings
+        self.trial.report(progress.best_f1, len(progress.history))
+        # At the end there is nothing left to save, and a complete trial says more.
+        over = progress.step == settings.epochs * self.steps_per_epoch or progress.stale >= settings.patience
+        if not over and self.trial.should_prune():
             raise optuna.TrialPruned
         return better
 
@@ -84,13 +103,13 @@ def suggest(trial: optuna.Trial, settings: Train, augment: Augment) -> tuple[Tra
     width = trial.suggest_categorical("head", HEADS)
     tuned = replace(
         settings,
-        lr=trial.suggest_float("lr", 5e-5, 5e-4, log=True),
-        dropout=trial.suggest_float("dropout", 0.0, 0.5),
+        lr=trial.suggest_float("lr", *BOUNDS["lr"], log=True),
+        dropout=trial.suggest_float("dropout", *BOUNDS["dropout"]),
         head=(width,) if width else (),
         max_tokens=trial.suggest_categorical("max_tokens", WINDOWS),
     )
-    rates = {name: trial.suggest_float(name, 0.0, 0.3) for name in ("synonym_rate", "deletion_rate")}
-    return tuned, replace(augment, share=trial.suggest_float("share", 0.0, 0.5), **rates)
+    rates = {name: trial.suggest_float(name, *BOUNDS[name]) for name in ("synonym_rate", "deletion_rate", "share")}
+    return tuned, replace(augment, **rates)
 
 
 def starting_point(settings: Train, augment: Augment) -> dict[str, Any] | None:
@@ -98,11 +117,12 @@ def starting_point(settings: Train, augment: Augment) -> dict[str, Any] | None:
     width = sum(settings.head)
     if len(settings.head) > 1 or width not in HEADS or settings.max_tokens not in WINDOWS:
         return None
-    return {
+    start = {
         "head": width,
         **{name: getattr(settings, name) for name in ("lr", "dropout", "max_tokens")},
         **{name: getattr(augment, name) for name in ("synonym_rate", "deletion_rate", "share")},
     }
+    return start if all(low <= start[name] <= high for name, (low, high) in BOUNDS.items()) else None
 
 
 def objective(trial: optuna.Trial, task: Task) -> float:
@@ -127,14 +147,20 @@ def measure(trial: optuna.Trial, task: Task) -> float:
 
 
 def part_of(train: Dataset, posts: int, seed: int) -> Dataset:
-    """About `posts` of the posts, each class in proportion; all of them where there are no more."""
+    """About `posts` of the posts, each class in proportion, with one at least; all of them where there are no more.
+
+    Raises StageError where there are more classes than that.
+    """
     if posts >= len(train):
         return train
-    try:
-        chosen, _ = train_test_split(range(len(train)), train_size=posts, stratify=train["label"], random_state=seed)
-    except ValueError as error:
-        raise StageError(f"{posts} posts are too few for every class: raise --posts") from error
-    return train.select(sorted(chosen))
+    labels = np.array(train["label"])
+    classes, counts = np.unique(labels, return_counts=True)
+    if posts < len(classes):
+        raise StageError(f"{posts} posts are too few for {len(classes)} classes: raise --posts")
+    order = np.random.default_rng(seed).permutation(len(labels))
+    shares = np.maximum(1, np.rint(posts * counts / len(labels))).astype(int)
+    chosen = [order[labels[order] == label][:share] for label, share in zip(classes, shares, strict=True)]
+    return train.select(np.sort(np.concatenate(chosen)))
 
 
 def study_name(task: Task) -> str:
@@ -142,7 +168,7 @@ def study_name(task: Task) -> str:
     posts = [[split["clean"][:], split["label"][:]] for split in (task.train, task.validation)]
     settings = {key: value for key, value in asdict(task.settings).items() if key != "candidates"}
     code = [sha256(PROJECT / name) for name in CODE]
-    shared = [settings, asdict(task.augment), task.seed, posts, code]
+    shared = [settings, asdict(task.augment), task.seed, posts, code, libraries()]
     return f"{task.candidate.name}-{len(task.train)}-{task.settings.epochs}-{fingerprint(shared)}"
 
 
@@ -155,8 +181,11 @@ def search(task: Task, trials: int, folder: Path) -> optuna.Study:
         # Killed in the middle; its point is tried again.
         study.tell(trial.number, state=TrialState.FAIL)
         study.enqueue_trial(trial.params)
-    if start := starting_point(task.settings, task.augment):
-        study.enqueue_trial(start, skip_if_exists=True)
+    # Not by Optuna's own skip_if_exists, to which a trial that failed counts as one that was made.
+    waiting = [trial.system_attrs.get("fixed_params") for trial in study.get_trials(states=(TrialState.WAITING,))]
+    start = starting_point(task.settings, task.augment)
+    if start and start not in [*waiting, *(trial.params for trial in ended(study))]:
+        study.enqueue_trial(start)
     # Another seed for every start: the same one would suggest the first points again.
     study.sampler = TPESampler(seed=task.seed + len(study.trials), n_startup_trials=STARTUP_TRIALS)
     study.pruner = MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=1)
@@ -189,7 +218,7 @@ def main() -> None:
         params = load()
         settings = replace(params.train, epochs=options.epochs)
         train = part_of(load_split(PREPARED, "train"), options.posts, params.seed)
-        validation, candidate = load_split(PREPARED, "validation"), PRETRAINED / options.candidate
+        validation, candidate = load_split(PREPARED, "validation"), fetched(options.candidate)
         log.info("%s trials on %s posts", options.trials, len(train))
         task = Task(train, validation, candidate, WORDNET, settings, params.augment, params.seed)
         study = search(task, options.trials, TUNING)

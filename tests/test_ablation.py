@@ -17,6 +17,7 @@ from stages.ablation import Cells, plot, sample
 from stages.corpus import RAW_COLUMNS, features, save_split
 from stages.files import read_json
 from stages.params import SPLITS, load
+from stages.paths import PRETRAINED
 from tests.conftest import LABELS
 
 
@@ -77,7 +78,7 @@ def test_parts_run_on_a_tiny_checkpoint(
             "label": labels * 4,
         }
         save_split(Dataset.from_dict(columns, features(list(LABELS), RAW_COLUMNS)), ablation.RAW, name)
-    pretrained = ablation.PRETRAINED / "minilm"
+    pretrained = PRETRAINED / "minilm"
     Classifier.load(tiny_bundle).encoder.save_pretrained(pretrained)
     shutil.copyfile(tiny_bundle / TOKENIZER_FILE, pretrained / TOKENIZER_FILE)
     # Augmentation by deletion alone looks no word up.
@@ -104,7 +105,15 @@ def test_parts_run_on_a_tiny_checkpoint(
     assert (ablation.CHECKPOINTS / "ablation.json").read_text(encoding="utf-8") == measured
     monkeypatch.setattr(ablation, "CODE", ablation.CODE[1:])
     ablation.main()
-    assert read_json(ablation.CHECKPOINTS / "ablation.json")["cells"].keys() == {f"split: {how}" for how in SPLITS}
+    kept = read_json(ablation.CHECKPOINTS / "ablation.json")
+    assert kept["cells"].keys() == {f"split: {how}" for how in SPLITS}
+    monkeypatch.setattr("stages.train.version", lambda _name: "0")
+    ablation.main()
+    assert read_json(ablation.CHECKPOINTS / "ablation.json")["fingerprint"] != kept["fingerprint"]
+    shutil.rmtree(pretrained)
+    monkeypatch.setattr("sys.argv", ["ablation", "training"])
+    with pytest.raises(SystemExit, match="run the fetch stage with this candidate"):
+        ablation.main()
     monkeypatch.setattr("sys.argv", ["ablation", "everything"])
     with pytest.raises(SystemExit, match="the parts are splits, cleaning, raw, wide, augmentation, training"):
         ablation.main()

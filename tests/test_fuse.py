@@ -238,6 +238,11 @@ def test_the_stage_counts_the_reference_of_drift_with_what_it_fitted(
     columns = {"id": [str(i) for i in range(len(texts))], "text": texts, "clean": texts, "label": labels}
     save_split(Dataset.from_dict(columns, features(list(LABELS))), PREPARED, "validation")
     Cleaning(letters_only=True).save(PREPARED)
+    for missing, mend in ((DEEP / "minilm", "run the train stage with this candidate"), (LINEAR, "run the wide stage")):
+        missing.rename("elsewhere")
+        with pytest.raises(SystemExit, match=f"{missing} is missing: {mend}"):
+            main()
+        Path("elsewhere").rename(missing)
     main()
     written = Predictor(FUSED / "minilm", TorchEngine(FUSED / "minilm"))
     assert written.fusion != Fusion(1.0, 0.0, 1.0, None)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stages.files import write_json
-from stages.inputs import read_earlier, require, selected_name
+from stages.inputs import candidate_argument, read_earlier, require, selected_name
 from stages.paths import SELECTED_FILE
 from stages.stage import StageError
 
@@ -28,3 +28,12 @@ def test_what_is_missing_is_named_with_its_mend(tmp_path: Path) -> None:
         read_earlier(path)
     with pytest.raises(StageError, match=r"selected\.json is missing: run the select stage"):
         selected_name(path)
+
+
+def test_the_command_line_names_a_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/project/stages/fuse.py", "minilm"])
+    assert candidate_argument() == "minilm"
+    monkeypatch.setattr("sys.argv", ["/project/stages/fuse.py"])
+    with pytest.raises(SystemExit) as caught:
+        candidate_argument()
+    assert caught.value.code == "fuse: name a candidate: python -m stages.fuse minilm"

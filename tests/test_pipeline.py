@@ -7,10 +7,12 @@ import dataclasses
 import re
 import typing
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
 
+from stages import ablation, tune
 from stages.package import shaping
 from stages.params import Params, load
 
@@ -30,6 +32,31 @@ USED = {
         "serve/metrics.yaml",
         "serve/ready.py",
     ],
+}
+
+# What no figure of the ablation and of tuning hangs on: settings and posts, which their fingerprints have themselves;
+# reading, writing, pages and pictures; memory, cores and how a run is framed.
+NO_FIGURE = {
+    "handlers/config.py",
+    "handlers/cores.py",
+    "handlers/memory.py",
+    "stages/checkpoint.py",
+    "stages/corpus.py",
+    "stages/download.py",
+    "stages/figures.py",
+    "stages/files.py",
+    "stages/html.py",
+    "stages/inputs.py",
+    "stages/interruption.py",
+    "stages/intervals.py",
+    "stages/memory_watch.py",
+    "stages/metrics.py",
+    "stages/own_corpus.py",
+    "stages/params.py",
+    "stages/paths.py",
+    "stages/presets.py",
+    "stages/stage.py",
+    "stages/tuning_report.py",
 }
 
 
@@ -65,6 +92,13 @@ def test_deps_are_the_import_graph(name: str) -> None:
     used = USED.get(name, [])
     needed = {path for path in needed if not path.startswith(tuple(f"{folder}/" for folder in used))} | {*used}
     assert {dep for dep in deps if not dep.startswith("outputs/")} == needed
+
+
+@pytest.mark.parametrize("module", [ablation, tune], ids=["ablation", "tune"])
+def test_figures_are_kept_for_all_the_code_that_decides_them(module: ModuleType) -> None:
+    entry = Path(module.__file__)
+    needed = {path.relative_to(ROOT).as_posix() for path in imported(entry) - {entry}}
+    assert set(module.CODE) == needed - NO_FIGURE
 
 
 def test_another_candidate_does_not_train_the_others_anew() -> None:

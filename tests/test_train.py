@@ -17,9 +17,10 @@ from handlers.model import Classifier
 from handlers.text import Encoder
 from stages.acceleration import build_accelerator
 from stages.batches import Split
-from stages.corpus import features
+from stages.corpus import features, save_split
+from stages.paths import AUGMENTED, PREPARED
 from stages.stage import StageError
-from stages.train import build, encode, identity, start_curves
+from stages.train import build, encode, identity, start_curves, train
 from stages.training import Trainer
 from tests.conftest import LABELS
 from tests.test_model import FAMILIES, tiny
@@ -90,6 +91,18 @@ def test_curves_are_written_while_the_run_goes_on_and_whole_where_it_was_interru
         assert read(tmp_path / "second", name) == [(row["step"], row[name]) for row in progress.history]
     figures = json.loads((tmp_path / "second" / "metrics.json").read_text())
     assert figures.items() <= progress.history[-1].items() and "validation_macro_f1" in figures
+
+
+def test_a_candidate_that_was_not_fetched_names_the_stage_that_brings_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    columns = {"id": ["train-1"], "text": ["x"], "clean": ["x"], "label": [0]}
+    posts = Dataset.from_dict(columns, features(list(LABELS)))
+    save_split(posts, AUGMENTED, "train")
+    save_split(posts, PREPARED, "validation")
+    with pytest.raises(StageError, match=r"tokenizer\.json is missing: run the fetch stage with this candidate"):
+        train("mpnet", 0, SETTINGS)
 
 
 def test_no_checkpoint_names_the_stage_that_brings_it(tmp_path: Path) -> None:

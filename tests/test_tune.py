@@ -18,11 +18,11 @@ from optuna.trial import FixedTrial, TrialState
 from handlers.model import Classifier
 from handlers.text import TOKENIZER_FILE
 from stages import tune, tuning_report
-from stages.corpus import features
+from stages.corpus import features, save_split
 from stages.files import read_json
-from stages.params import Augment
+from stages.params import Augment, Train
 from stages.stage import StageError
-from stages.tune import PrunedTrainer, Task, ended, part_of, search, suggest
+from stages.tune import PrunedTrainer, Task, ended, part_of, search, starting_point, suggest
 from stages.tuning_report import write_report
 from tests.conftest import LABELS
 from tests.test_training import SETTINGS
@@ -62,7 +62,7 @@ def test_a_study_repeats_itself_and_goes_on(task: Task, tmp_path: Path) -> None:
     assert len({str(params) for params, _ in longer}) == 3
 
 
-def test_trials_of_another_setting_data_or_code_are_not_taken_over(
+def test_trials_of_another_setting_data_code_or_library_are_not_taken_over(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     search(task, 1, tmp_path)
@@ -77,7 +77,10 @@ def test_trials_of_another_setting_data_or_code_are_not_taken_over(
         assert not ended(search(other, 0, tmp_path))
     candidates = replace(task, settings=replace(START, candidates=("minilm", "bert")))
     assert len(ended(search(candidates, 0, tmp_path))) == 1
-    monkeypatch.setattr(tune, "CODE", tune.CODE[1:])
+    with monkeypatch.context() as patch:
+        patch.setattr(tune, "CODE", tune.CODE[1:])
+        assert not ended(search(task, 0, tmp_path))
+    monkeypatch.setattr("stages.train.version", lambda _name: "0")
     assert not ended(search(task, 0, tmp_path))
 
 
@@ -87,6 +90,45 @@ def test_the_parameters_as_they_stand_are_the_first_trial(task: Task, tmp_path: 
     assert second.params != first.params
     outside = replace(task, settings=replace(START, head=(8, 8)))
     assert ended(search(outside, 1, tmp_path / "outside"))
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        (START, {"lr": 1e-3}),
+        (START, {"lr": 1e-5}),
+        (START, {"dropout": 0.6}),
+        (START, {"max_tokens": 512}),
+        (START, {"head": (8, 8)}),
+        (AUGMENT, {"synonym_rate": 0.4}),
+        (AUGMENT, {"deletion_rate": 0.4}),
+        (AUGMENT, {"share": 0.6}),
+    ],
+)
+@pytest.mark.usefixtures("task")
+def test_parameters_outside_the_search_space_start_nothing(section: Train | Augment, values: dict[str, Any]) -> None:
+    assert starting_point(START, AUGMENT)
+    changed = replace(section, **values)
+    assert starting_point(*((changed, AUGMENT) if section is START else (START, changed))) is None
+
+
+def test_the_parameters_as_they_stand_are_tried_again_where_they_failed(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise StageError("wordnet is missing")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tune, "build", fail)
+        for _ in range(2):
+            with pytest.raises(StageError, match="wordnet is missing"):
+                search(task, 2, tmp_path / "study")
+    # Waiting from a run before this one, it is not queued twice.
+    search(task, 0, tmp_path / "study")
+    *failed, again, other = search(task, 2, tmp_path / "study").trials
+    assert [trial.state for trial in failed] == [TrialState.FAIL] * 2
+    assert suggest(FixedTrial(again.params), START, AUGMENT) == (START, AUGMENT)
+    assert again.params == failed[0].params == failed[1].params != other.params
 
 
 def test_a_trial_that_was_killed_is_tried_again(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +183,20 @@ def test_a_study_of_no_trials_is_refused(monkeypatch: pytest.MonkeyPatch, capsys
     assert "argument --trials: 0 is too few: at least 1" in capsys.readouterr().err
 
 
+def test_a_candidate_that_was_not_fetched_begins_no_study(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters = (Path(__file__).parents[1] / "params.yaml").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_bytes(parameters)
+    for name in ("train", "validation"):
+        save_split(task.train, tune.PREPARED, name)
+    monkeypatch.setattr("sys.argv", ["tune", "--candidate", "mpnet"])
+    with pytest.raises(SystemExit, match=r"tokenizer\.json is missing: run the fetch stage with this candidate"):
+        tune.main()
+    assert not tune.TUNING.exists()
+
+
 def test_a_hopeless_trial_is_pruned(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optuna.Trial, "should_prune", lambda _: True)
     (trial,) = ended(search(task, 1, tmp_path / "study"))
@@ -148,13 +204,35 @@ def test_a_hopeless_trial_is_pruned(task: Task, tmp_path: Path, monkeypatch: pyt
     assert len(trial.intermediate_values) == 1
 
 
+@pytest.mark.parametrize("settings", [{"epochs": 2}, {"epochs": 9, "patience": 1}])
+def test_a_trial_that_is_over_is_not_pruned(
+    settings: dict[str, int], task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The second evaluation is the last: of all, or as it is no better than the first.
+    monkeypatch.setattr(optuna.Trial, "should_prune", lambda trial: trial.study.trials[-1].last_step == 2)
+    monkeypatch.setattr("stages.training.f1_score", lambda *_, **__: 0.5)
+    (trial,) = ended(search(replace(task, settings=replace(START, **settings)), 1, tmp_path / "study"))
+    assert (trial.state, trial.last_step) == (TrialState.COMPLETE, 2)
+
+
 def test_the_part_is_stratified_and_seeded(task: Task) -> None:
     part = part_of(task.train, 6, seed=1)
     assert Counter(part["label"]) == {0: 2, 1: 2, 2: 2}
     assert part["id"][:] == part_of(task.train, 6, seed=1)["id"][:]
     assert len(part_of(task.train, 100, seed=1)) == 9
-    with pytest.raises(StageError, match="raise --posts"):
+    with pytest.raises(StageError, match="2 posts are too few for 3 classes: raise --posts"):
         part_of(task.train, 2, seed=1)
+
+
+@pytest.mark.parametrize("posts", [3, 50, 118])
+def test_the_part_has_every_class_however_small(posts: int) -> None:
+    names = [f"p{i}" for i in range(120)]
+    columns = {"id": names, "text": names, "clean": names, "label": [0] * 79 + [1] * 40 + [2]}
+    part = part_of(Dataset.from_dict(columns, features(["a", "b", "c"])), posts, seed=1)
+    counts = Counter(part["label"])
+    assert counts[2] == 1 and counts[1] == max(1, round(posts / 3))
+    assert abs(len(part) - posts) <= 1
+    assert part["id"][:] == sorted(part["id"], key=names.index)
 
 
 def test_the_report_shows_every_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
