@@ -77,6 +77,17 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_bundle(tmp_path_factory.mktemp("bundle"))
 
 
+@pytest.fixture(scope="session")
+def tiny_graph(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The transformer of the tiny bundle as an ONNX graph in float32, version 1.2, exported once."""
+    # Imported here: what takes seconds is no business of the tests without a graph.
+    from stages.export import export_onnx
+
+    graph = tmp_path_factory.mktemp("graph") / "model.onnx"
+    export_onnx(tiny_bundle, graph, opset=20, version="1.2")
+    return graph
+
+
 @pytest.fixture(scope="module")
 def predictor(tiny_bundle: Path) -> Predictor:
     """The tiny bundle's, another one for each file."""

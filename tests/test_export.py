@@ -16,7 +16,7 @@ from handlers.fusion import Fusion
 from handlers.onnx_engine import GRAPH_FILE, OnnxEngine
 from handlers.predictor import Predictor
 from handlers.torch_engine import TorchEngine
-from stages.export import Reference, export_onnx, halve, judge, spread
+from stages.export import Reference, halve, judge, spread
 from stages.files import sha256
 from stages.footprint import footprint
 from stages.parity import Parity, compare, float32_faults, reduced_faults
@@ -27,40 +27,33 @@ from stages.stage import StageError
 from stages.variants import FLOAT16, FLOAT32, INT8
 
 
-@pytest.fixture(scope="module")
-def graph(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("onnx") / "float32" / GRAPH_FILE
-    export_onnx(tiny_bundle, target, opset=20, version="1.2")
-    return target
-
-
 @pytest.mark.parametrize(("posts", "tokens"), [(1, 2), (1, 32), (3, 5), (17, 31)])
-def test_logits_are_the_same(tiny_bundle: Path, graph: Path, posts: int, tokens: int) -> None:
+def test_logits_are_the_same(tiny_bundle: Path, tiny_graph: Path, posts: int, tokens: int) -> None:
     random = np.random.default_rng(posts)
     ids = [random.integers(5, 60, random.integers(2, tokens + 1)).tolist() for _ in range(posts)]
-    ours, theirs = TorchEngine(tiny_bundle), OnnxEngine(graph, threads=1)
+    ours, theirs = TorchEngine(tiny_bundle), OnnxEngine(tiny_graph, threads=1)
     np.testing.assert_allclose(theirs.logits(ids), ours.logits(ids), atol=1e-4)
 
 
-def test_labels_and_limits_travel_in_the_graph(tiny_bundle: Path, graph: Path) -> None:
-    ours, theirs = TorchEngine(tiny_bundle), OnnxEngine(graph)
+def test_labels_and_limits_travel_in_the_graph(tiny_bundle: Path, tiny_graph: Path) -> None:
+    ours, theirs = TorchEngine(tiny_bundle), OnnxEngine(tiny_graph)
     assert (theirs.labels, theirs.max_tokens) == (ours.labels, ours.max_tokens)
     assert theirs.pad_id == ours.model.config.pad_id
-    assert [entry.version for entry in onnx.load(graph).opset_import if not entry.domain] == [20]
+    assert [entry.version for entry in onnx.load(tiny_graph).opset_import if not entry.domain] == [20]
 
 
 def test_every_graph_tells_the_version_and_the_weights_that_it_is_of(
-    tiny_bundle: Path, graph: Path, int8: Path, tmp_path: Path
+    tiny_bundle: Path, tiny_graph: Path, int8: Path, tmp_path: Path
 ) -> None:
-    halve(graph, tmp_path / GRAPH_FILE)
-    for path in (graph, int8, tmp_path / GRAPH_FILE):
+    halve(tiny_graph, tmp_path / GRAPH_FILE)
+    for path in (tiny_graph, int8, tmp_path / GRAPH_FILE):
         notes = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
         assert (notes["version"], notes["weights_sha256"]) == ("1.2", sha256(tiny_bundle / "model.safetensors"))
 
 
-def test_float16_is_of_all_weights_and_close(tiny_bundle: Path, graph: Path, tmp_path: Path) -> None:
+def test_float16_is_of_all_weights_and_close(tiny_bundle: Path, tiny_graph: Path, tmp_path: Path) -> None:
     half = tmp_path / GRAPH_FILE
-    halve(graph, half)
+    halve(tiny_graph, half)
     kinds = {tensor.data_type for tensor in onnx.load(half).graph.initializer}
     assert onnx.TensorProto.FLOAT16 in kinds and onnx.TensorProto.FLOAT not in kinds
     # Of unlike lengths: what keeps a short post from reading its padding has to survive the smaller range.
@@ -74,10 +67,10 @@ def test_float16_is_of_all_weights_and_close(tiny_bundle: Path, graph: Path, tmp
 
 @pytest.fixture(scope="module")
 def int8(
-    tiny_bundle: Path, graph: Path, corpus: tuple[list[str], list[int]], tmp_path_factory: pytest.TempPathFactory
+    tiny_bundle: Path, tiny_graph: Path, corpus: tuple[list[str], list[int]], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     target = tmp_path_factory.mktemp("onnx") / "int8" / GRAPH_FILE
-    with Quantizer(graph, tiny_bundle, corpus[0]) as quantizer:
+    with Quantizer(tiny_graph, tiny_bundle, corpus[0]) as quantizer:
         quantizer.write(target)
     return target
 
@@ -99,7 +92,11 @@ def test_int8_is_smaller_in_its_weights_and_close(
 
 
 def test_an_int8_graph_that_is_no_valid_onnx_is_not_written(
-    tiny_bundle: Path, graph: Path, corpus: tuple[list[str], list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Path,
+    tiny_graph: Path,
+    corpus: tuple[list[str], list[int]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def broken(model: Path, target: Path, *_: object, **__: object) -> None:
         proto = onnx.load(model)
@@ -107,7 +104,7 @@ def test_an_int8_graph_that_is_no_valid_onnx_is_not_written(
         onnx.save(proto, target)
 
     monkeypatch.setattr("stages.quantization.quantize_static", broken)
-    with Quantizer(graph, tiny_bundle, corpus[0]) as quantizer, pytest.raises(onnx.checker.ValidationError):
+    with Quantizer(tiny_graph, tiny_bundle, corpus[0]) as quantizer, pytest.raises(onnx.checker.ValidationError):
         quantizer.write(tmp_path / GRAPH_FILE)
     assert not list(tmp_path.iterdir())
 
@@ -129,15 +126,15 @@ def test_weights_of_eight_bits_would_saturate(tmp_path: Path) -> None:
     assert not saturates(graph(64)) and saturates(graph(65)) and saturates(graph(-128))
 
 
-def test_each_layer_alone(tiny_bundle: Path, graph: Path, corpus: tuple[list[str], list[int]]) -> None:
+def test_each_layer_alone(tiny_bundle: Path, tiny_graph: Path, corpus: tuple[list[str], list[int]]) -> None:
     # Two encoder layers of six products each, two of the head, and tables.
-    named = set(layers(graph).values())
+    named = set(layers(tiny_graph).values())
     products = {name for name in named if not name.startswith("embeddings.")}
-    assert len(layers(graph)) == len(named) and len(products) == 14 and {"head.0", "head.3"} < products
+    assert len(layers(tiny_graph)) == len(named) and len(products) == 14 and {"head.0", "head.3"} < products
     assert "encoder.layer.1.attention.self.query" in products
     assert "embeddings.word_embeddings" in named
-    with Quantizer(graph, tiny_bundle, corpus[0]) as quantizer:
-        rows = sensitivity(quantizer, layers(graph), corpus[0])
+    with Quantizer(tiny_graph, tiny_bundle, corpus[0]) as quantizer:
+        rows = sensitivity(quantizer, layers(tiny_graph), corpus[0])
     assert {name for name, _, _ in rows} == named
     costs = [cost for _, _, cost in rows]
     assert costs == sorted(costs, reverse=True) and costs[0] > costs[-1] > 0
@@ -187,7 +184,11 @@ def reference(tiny_bundle: Path, corpus: tuple[list[str], list[int]]) -> Referen
 
 
 def test_a_graph_that_misses_its_gate_is_removed_and_fails_no_other(
-    graph: Path, reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tiny_graph: Path,
+    reference: Reference,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr("stages.export.footprint", lambda _: {"load_s": 1.0})
     gates = {
@@ -197,25 +198,30 @@ def test_a_graph_that_misses_its_gate_is_removed_and_fails_no_other(
     graphs = {name: tmp_path / name / GRAPH_FILE for name in gates}
     for path in graphs.values():
         path.parent.mkdir()
-        path.write_bytes(graph.read_bytes())
+        path.write_bytes(tiny_graph.read_bytes())
     found = {name: judge(name, path, gates[name], reference, "cpu") for name, path in graphs.items()}
     assert [path.name for path in tmp_path.iterdir()] == [FLOAT16]
     assert [row["packaged"] for row in found.values()] == [False, True]
     # What was measured of it is told all the same.
     assert found[FLOAT32] == found[FLOAT16] | {"packaged": False}
-    assert found[FLOAT16].items() >= {"deep": 1.0, "agreement": 1.0, "load_s": 1.0, "sha256": sha256(graph)}.items()
+    told = {"deep": 1.0, "agreement": 1.0, "load_s": 1.0, "sha256": sha256(tiny_graph)}
+    assert found[FLOAT16].items() >= told.items()
     (warning,) = (record.message for record in caplog.records if record.levelname == "WARNING")
     assert warning.startswith(f"{FLOAT32} is not packaged: a logit differs by ")
 
 
 def test_an_int8_graph_that_would_saturate_misses_its_gate(
-    graph: Path, reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tiny_graph: Path,
+    reference: Reference,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr("stages.export.footprint", lambda _: {})
     monkeypatch.setattr("stages.export.saturates", lambda _: True)
     path = tmp_path / "graph" / GRAPH_FILE
     path.parent.mkdir()
-    path.write_bytes(graph.read_bytes())
+    path.write_bytes(tiny_graph.read_bytes())
     assert not judge(INT8, path, lambda _: [], reference, "cpu")["packaged"]
     assert "processors without VNNI would answer differently" in caplog.text and not path.parent.exists()
 
@@ -239,8 +245,8 @@ def test_logits_of_a_split_are_kept(tmp_path: Path) -> None:
         load_logits(tmp_path / "none", 5)
 
 
-def test_footprint_of_a_graph(graph: Path, tmp_path: Path) -> None:
-    measured = footprint(graph)
+def test_footprint_of_a_graph(tiny_graph: Path, tmp_path: Path) -> None:
+    measured = footprint(tiny_graph)
     assert measured["load_s"] > 0 and measured["load_mb"] > 20
     with pytest.raises(StageError, match="cannot be loaded"):
         footprint(tmp_path / "none.onnx")
@@ -257,17 +263,17 @@ def test_spread_is_even_and_bounded(count: int, most: int) -> None:
 
 
 def test_a_graph_that_cannot_run_on_the_gpu_says_so(
-    graph: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tiny_graph: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    OnnxEngine(graph)
+    OnnxEngine(tiny_graph)
     assert not caplog.records
     # Whatever this machine has.
     monkeypatch.setattr("onnxruntime.InferenceSession.get_providers", lambda _: ["CPUExecutionProvider"])
-    OnnxEngine(graph, device="cuda:0")
+    OnnxEngine(tiny_graph, device="cuda:0")
     assert "runs on the CPU, not on the GPU" in caplog.text
 
 
-def test_a_gpu_is_asked_for_by_its_number_and_for_float32(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_asked_for_by_its_number_and_for_float32(tiny_graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
     session = onnxruntime.InferenceSession
 
@@ -277,7 +283,7 @@ def test_a_gpu_is_asked_for_by_its_number_and_for_float32(graph: Path, monkeypat
 
     monkeypatch.setattr("onnxruntime.InferenceSession", on_the_cpu)
     for device in ("cuda", "cuda:1"):
-        OnnxEngine(graph, device=device)
+        OnnxEngine(tiny_graph, device=device)
     options = {"use_tf32": "0"}
     assert asked == [("CUDAExecutionProvider", {"device_id": number, **options}) for number in ("0", "1")]
 

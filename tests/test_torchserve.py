@@ -217,7 +217,7 @@ def test_a_run_that_cannot_be_says_why(server: Server, tmp_path: Path, options: 
 
 
 def test_several_processes_load_one_server(server: Server, tmp_path: Path) -> None:
-    done = locust(server, tmp_path, "--processes", "2", "-u", "4", "-r", "4", "--run-time", "5s", "--bad-share", "0.3")
+    done = locust(server, tmp_path, "--processes", "2", "-u", "4", "-r", "4", "--run-time", "3s", "--bad-share", "0.3")
     assert done.returncode == 0, done.stderr
     assert "bad" in done.stdout + done.stderr and "predict" in done.stdout + done.stderr
     # A run that cannot be ends at once, its workers too: their output would keep this call waiting.
