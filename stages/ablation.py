@@ -19,18 +19,17 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from matplotlib.figure import Figure
 from sklearn.metrics import f1_score
 
 from handlers.text import Encoder
 from stages import wide
+from stages.ablation_plot import draw_ablation
 from stages.acceleration import build_accelerator
 from stages.augment import augmented_copies, with_copies
 from stages.baseline import fit
 from stages.checkpoint import fingerprint
 from stages.corpus import RAW_COLUMNS, features, label_names, load_split
 from stages.fetch import posts_from_sklearn
-from stages.figures import save
 from stages.files import read_json, sha256, write_json
 from stages.intervals import mean_interval
 from stages.metrics import rounded
@@ -62,9 +61,6 @@ AUGMENTATIONS = {"none": (0, 0), "synonyms": (1, 0), "deletion": (0, 1), "both":
 # Terms that the wide part may have at most.
 WIDE_TERMS = (25_000, 50_000, 100_000, 200_000, 400_000)
 PARTS = ("splits", "cleaning", "raw", "wide", "augmentation", "training")
-# Tables of gains over their first row, and those without the transformer.
-GAINS = ("augmentation", "training")
-LINEAR_ALONE = ("splits", "wide")
 # What measures a cell, besides this module.
 CODE = (
     *TRAINING_CODE,
@@ -278,24 +274,6 @@ def raw_posts(remove: tuple[str, ...]) -> Dataset:
     return Dataset.from_dict(columns, features(labels, RAW_COLUMNS))
 
 
-def plot(path: Path, tables: Mapping[str, list[list[Any]]]) -> Figure:
-    """The transformer's mean and 95% interval of each variant, a panel for each table that has them. Returns
-    the figure."""
-    figure = Figure(figsize=(6, 1 + 2 * len(tables)), layout="constrained")
-    panels = figure.subplots(len(tables), squeeze=False, sharex=True)[:, 0]
-    for axes, (title, rows) in zip(panels, tables.items(), strict=True):
-        # Behind the name; other tables have the linear baseline in between.
-        first = 1 if title in GAINS else 2
-        means, low, high = np.array([row[first : first + 3] for row in rows]).T
-        places = np.arange(len(rows))
-        axes.errorbar(means, places, xerr=[means - low, high - means], fmt="o", capsize=3)
-        axes.set_yticks(places, [row[0] for row in rows])
-        axes.invert_yaxis()
-        axes.set_title(title)
-    panels[-1].set_xlabel(f"macro-F1 of the transformer on validation\n({POSTS} posts a class, {EPOCHS} epochs)")
-    return save(figure, path)
-
-
 def main() -> None:
     parts = sys.argv[1:] or list(PARTS)
     with stage("ablation", timed=False):
@@ -346,9 +324,7 @@ def main() -> None:
             }
             tables["training"] = list(gain_rows("training", variants, cells))
         write_json(path, tables)
-        with_transformer = {name: rows for name, rows in tables.items() if name not in LINEAR_ALONE}
-        if with_transformer:
-            plot(PLOTS / "ablation.png", with_transformer)
+        draw_ablation(tables, f"{POSTS} posts a class, {EPOCHS} epochs", PLOTS / "ablation.png")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from stages.drift import reference
 from stages.scoring import load_predictor
 
 # Asserts of the helpers say as much as those of the tests where they fail.
-pytest.register_assert_rewrite("tests.browsing", "tests.handling", "tests.packaged", "tests.received")
+pytest.register_assert_rewrite("tests.browsing", "tests.handling", "tests.packaged", "tests.received", "tests.served")
 
 # Tiny tensors gain nothing from threads, and threads that wait for each other cost much on a busy machine.
 torch.set_num_threads(1)

@@ -13,7 +13,8 @@ from datasets import Dataset
 from handlers.model import Classifier
 from handlers.text import TOKENIZER_FILE
 from stages import ablation
-from stages.ablation import Cells, plot, sample
+from stages.ablation import Cells, sample
+from stages.ablation_plot import draw_ablation
 from stages.corpus import RAW_COLUMNS, features, save_split
 from stages.files import read_json
 from stages.params import SPLITS, load
@@ -53,7 +54,9 @@ def test_plot_shows_every_table(tmp_path: Path) -> None:
             ["both", 0.7, 0.65, 0.75, 0.01, -0.02, 0.04, 1.1],
         ],
     }
-    panels = plot(tmp_path / "ablation.png", tables).axes
+    alone = {"splits": [["random", 0.9, 0.8]]}
+    panels = draw_ablation(tables | alone, "30 posts", tmp_path / "ablation.png").axes
+    assert draw_ablation(alone, "30 posts", tmp_path / "none.png") is None
     assert [axes.get_title() for axes in panels] == list(tables)
     names = [[label.get_text() for label in axes.get_yticklabels()] for axes in panels]
     assert names == [[row[0] for row in rows] for rows in tables.values()]

@@ -27,8 +27,6 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from handlers.model import WEIGHTS_FILE
 from handlers.onnx_engine import GRAPH_FILE
-from stages.calibration import calibration
-from stages.confidence import calibration_error
 from stages.corpus import save_split
 from stages.evaluate import predictions
 from stages.files import sha256, write_json
@@ -334,22 +332,3 @@ def test_facts_are_the_same_for_the_same_model(tmp_path: Path) -> None:
     assert facts[0] == facts[1]
     assert facts[0].variants[FLOAT32] == {"accuracy": 0.9, "macro_f1": 0.8, "agreement": 1.0}
     assert facts[0].calibration["ece"] == 0.1 and facts[0].calibration["posts"] == 4
-
-
-def test_calibration_is_what_the_answers_show() -> None:
-    actual = np.array([0, 1, 1, 0])
-    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.55, 0.45]])
-    answers = Dataset.from_dict({"label": actual, "probabilities": probabilities})
-    error = calibration_error(actual, probabilities)
-    figures = {"ece_before": 0.4, "ece": error, "risk_area": 0.2, "answered": 0.5, "answered_precision": None}
-    told = calibration(figures, answers)
-    assert sum(b["share"] * abs(b["confidence"] - b["accuracy"]) for b in told["reliability"]) == pytest.approx(
-        error, abs=1e-3
-    )
-    # The second surest is the one that is wrong.
-    assert told["risk_coverage"] == [
-        {"coverage": 0.25, "risk": 0.0},
-        {"coverage": 0.5, "risk": 0.5},
-        {"coverage": 0.75, "risk": 0.3333},
-        {"coverage": 1.0, "risk": 0.25},
-    ]

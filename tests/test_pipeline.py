@@ -40,6 +40,7 @@ NO_FIGURE = {
     "handlers/config.py",
     "handlers/cores.py",
     "handlers/memory.py",
+    "stages/ablation_plot.py",
     "stages/checkpoint.py",
     "stages/corpus.py",
     "stages/download.py",

@@ -50,3 +50,19 @@ def test_a_worker_finds_its_archives_code_before_any_other() -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout.split() == ["none"], done.stderr
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '"key"', "{}", '{"inference": 1}'])
+def test_ready_says_what_is_wrong_with_a_key_file(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "key_file.json"
+    file.write_text(content)
+    with pytest.raises(TimeoutError, match=r"key_file\.json holds no key for inference"):
+        ready.wait("http://127.0.0.1:9", "newsgroups", file, 0)
+
+
+@pytest.mark.parametrize(("before", "after"), [("", "1"), ("3", "3")])
+def test_a_worker_keeps_numpy_to_one_thread_unless_told_otherwise(before: str, after: str) -> None:
+    script = "source serve/env.sh && echo $OPENBLAS_NUM_THREADS"
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": before}
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == [after], done.stderr

@@ -1,0 +1,186 @@
+"""The real locust against a real TorchServe with a trivial archive."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+
+from loadtest.openloop import percentile
+from stages.loadrun import run
+from stages.torchserve import Server
+from tests import trivial
+
+ROOT = Path(__file__).resolve().parent.parent
+
+server = trivial.server
+
+
+def locust(
+    server: Server, tmp_path: Path, *options: str, posts: str = "a post\nanother\n"
+) -> subprocess.CompletedProcess:
+    command = locust_command(server, tmp_path, *options, posts=posts)
+    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+
+def locust_command(server: Server, tmp_path: Path, *options: str, posts: str = "a post\nanother\n") -> list[str]:
+    (tmp_path / "posts.txt").write_text(posts)
+    command = [sys.executable, "-m", "locust", "-f", str(ROOT / "loadtest" / "locustfile.py")]
+    defaults = {
+        # How late a busy machine makes the generator is not what is tested.
+        "--slo-ms": "60000",
+        "--host": server.url,
+        "--model": "trivial",
+        "--key-file": str(server.key_file),
+        "--posts": "posts.txt",
+    }
+    command += [word for pair in defaults.items() for word in pair]
+    return [*command, "--headless", "--only-summary", *options]
+
+
+def samples(path: Path) -> list[dict[str, float]]:
+    with path.open() as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def test_open_loop_leaves_every_sample(server: Server, tmp_path: Path) -> None:
+    done = locust(server, tmp_path, "--rate", "100", "--requests", "150", "--samples", "s.csv")
+    assert done.returncode == 0, done.stderr
+    rows = samples(tmp_path / "s.csv")
+    assert len(rows) == 150 and all(row["ok"] for row in rows)
+    details = json.loads((tmp_path / "s.json").read_text())
+    assert details["problems"] == {} and details["generator_core_share"] > 0
+
+
+def test_closed_loop_stops_after_its_requests(server: Server, tmp_path: Path) -> None:
+    done = locust(
+        server, tmp_path, "-u", "3", "-r", "3", "--requests", "40", "--bad-share", "0.3", "--samples", "s.csv"
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(samples(tmp_path / "s.csv")) == 40 and "bad" in done.stdout + done.stderr
+
+
+def test_wrong_answers_make_the_run_fail(server: Server, tmp_path: Path) -> None:
+    options = ("--rate", "100", "--requests", "60", "--samples", "s.csv")
+    done = locust(server, tmp_path, *options, posts="a post\nwrong\n")
+    assert done.returncode == 1
+    problems = json.loads((tmp_path / "s.json").read_text())["problems"]
+    assert list(problems) == ["the probabilities do not sum to 1"]
+    assert sum(problems.values()) == sum(not row["ok"] for row in samples(tmp_path / "s.csv")) > 0
+
+
+def test_an_open_loop_says_whether_its_generator_was_the_limit(server: Server, tmp_path: Path) -> None:
+    options = ("--rate", "50", "--requests", "30", "--samples", "s.csv")
+    done = locust(server, tmp_path, *options)
+    assert done.returncode == 0 and "void" not in done.stderr
+    told = re.search(r"^generator: p99 of its lag (\d+\.\d) ms, \d+% of a core$", done.stdout, flags=re.M)
+    assert told and float(told[1]) == pytest.approx(max(row["lag_ms"] for row in samples(tmp_path / "s.csv")), abs=0.06)
+    # No generator is never late by a ten-thousandth of a millisecond.
+    done = locust(server, tmp_path, *options, "--slo-ms", "0.001")
+    assert done.returncode == 1 and "the run is void: the generator was" in done.stderr
+    assert len(samples(tmp_path / "s.csv")) == 30
+    # Where there is no schedule, nothing is late.
+    done = locust(server, tmp_path, "--requests", "5", "--slo-ms", "0.001")
+    assert done.returncode == 0 and "generator" not in done.stdout
+
+
+def test_a_load_test_that_fails_is_measured_all_the_same(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "posts.txt").write_text("a post\nwrong\n")
+    point = run(server, "trivial", tmp_path / "posts.txt", 20, 30, tmp_path / "s.csv", rate=50)
+    assert point.requests == 30 and 0 < point.errors < 30
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--key-file", "none.json"), "none.json is missing"),
+        (("--key-file", "wrong.json"), "wrong or expired key"),
+        (("--model", "other"), "model not loaded"),
+        (("--host", "http://127.0.0.1:9"), "is the server running"),
+        (("--rate", "0", "--requests", "5"), "the rate is 0"),
+        (("--rate", "5", "--requests", "5", "--run-time", "9"), "drop --run-time"),
+        (("--posts", "empty.txt"), "holds no post"),
+        (("--bad-share", "1.5"), "--bad-share is 1.5: give 0 to 1"),
+        (("--bad-share", "0.7", "--explain-share", "0.7"), "more than 1 together"),
+        (("--master", "--requests", "5"), "--requests counts in one process"),
+        (("--samples", "none/s.csv"), "there is no folder none"),
+        (("--samples", "s.json"), "is no CSV file"),
+    ],
+)
+def test_a_run_that_cannot_be_says_why(server: Server, tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "wrong.json").write_text('{"inference": {"key": "wrong"}}')
+    done = locust(server, tmp_path, *options)
+    assert done.returncode == 1
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_several_processes_load_one_server(server: Server, tmp_path: Path) -> None:
+    done = locust(server, tmp_path, "--processes", "2", "-u", "4", "-r", "4", "--run-time", "3s", "--bad-share", "0.3")
+    assert done.returncode == 0, done.stderr
+    assert "bad" in done.stdout + done.stderr and "predict" in done.stdout + done.stderr
+    # A run that cannot be ends at once, its workers too: their output would keep this call waiting.
+    done = locust(server, tmp_path, "--processes", "2", "-u", "4", "--run-time", "2s", "--model", "other")
+    assert done.returncode == 1 and "model not loaded" in done.stderr
+
+
+def wait_for_a_client(server: Server) -> None:
+    """Locust takes a while to start: wait for its first connection, and then for the arrivals."""
+    port, end = urlsplit(server.url).port, time.monotonic() + 30
+    while time.monotonic() < end and not any(
+        connection.laddr.port == port and connection.status == psutil.CONN_ESTABLISHED
+        for connection in server.frontend.net_connections("tcp")
+    ):
+        time.sleep(0.02)
+    time.sleep(1)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_open_loop_that_is_cut_off_fails(server: Server, tmp_path: Path, sent: signal.Signals) -> None:
+    with subprocess.Popen(
+        locust_command(server, tmp_path, "--rate", "20", "--requests", "2000"),
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Of what a shell starts in the background it is ignored, and would stay so.
+        preexec_fn=lambda: signal.signal(sent, signal.SIG_DFL),
+    ) as child:
+        try:
+            wait_for_a_client(server)
+            child.send_signal(sent)
+            _, told = child.communicate(timeout=30)
+        finally:
+            child.kill()
+    assert child.returncode == 1 and re.search(r"loadtest: \d+ of 2000 requests were answered", told)
+
+
+def test_a_frozen_server_shows_in_p99(server: Server, tmp_path: Path) -> None:
+    frontend = server.frontend
+
+    def freeze() -> None:
+        wait_for_a_client(server)
+        frontend.send_signal(signal.SIGSTOP)
+        time.sleep(3)
+        frontend.send_signal(signal.SIGCONT)
+
+    thread = threading.Thread(target=freeze)
+    thread.start()
+    # So few that those of three seconds fit into the queue.
+    done = locust(server, tmp_path, "--rate", "6", "--requests", "50", "--samples", "s.csv")
+    thread.join()
+    assert done.returncode == 0, done.stderr
+    # A closed loop would have noticed one late answer; here all that were due meanwhile waited.
+    latencies = [row["latency_ms"] for row in samples(tmp_path / "s.csv")]
+    assert percentile(latencies, 0.99) > 2000
+    assert sum(latency > 250 for latency in latencies) > 8
