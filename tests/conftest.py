@@ -26,7 +26,9 @@ from stages.drift import reference
 from stages.scoring import load_predictor
 
 # Asserts of the helpers say as much as those of the tests where they fail.
-pytest.register_assert_rewrite("tests.browsing", "tests.handling", "tests.packaged", "tests.received", "tests.served")
+pytest.register_assert_rewrite(
+    "tests.browsing", "tests.handling", "tests.packaged", "tests.project", "tests.received", "tests.served"
+)
 
 # Tiny tensors gain nothing from threads, and threads that wait for each other cost much on a busy machine.
 torch.set_num_threads(1)
@@ -49,6 +51,11 @@ POSTS = {
         "orbit of a satellite",
     ],
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those from end to end first: each is long and in one file, and the others fill the second process meanwhile."""
+    items.sort(key=lambda item: "e2e" not in item.keywords)
 
 
 @pytest.fixture(autouse=True)

@@ -1,53 +1,28 @@
-"""The four commands on a small real slice: real corpus and checkpoint, real DVC, real TorchServe, real locust; and
-somebody's own corpus as far as the archives."""
+"""The four commands on a small real slice: real corpus and checkpoint, real DVC, real TorchServe, real locust."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
-import subprocess
 import sys
 import urllib.error
 import urllib.request
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import networkx
 import pytest
-import yaml
-from dvc.repo import Repo
 
 from handlers.onnx_engine import GRAPH_FILE, OnnxEngine
 from handlers.predictor import Predictor
-from handlers.schema import PROVENANCE_FILE
 from handlers.torch_engine import TorchEngine
-from stages.hardware import choose_device
 from stages.report import TITLES
-from stages.torchserve import PORTS, free_ports, own_config
+from stages.torchserve import PORTS, free_ports
 from tests import browsing
+from tests.project import DEVICE, SMALL, VARIANTS, Project
 
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parent.parent
-SMALL: dict[str, dict[str, Any]] = {
-    "data": {"limit": 17},
-    "prepare": {"validation": 0.2},
-    "augment": {"share": 0.2},
-    "train": {"max_tokens": 32, "epochs": 1, "evaluations": 1, "probe_epochs": 5},
-    "explain": {"posts": 1, "samples": 40},
-    "export": {"posts": 20, "reduced_agreement": 0.5, "reduced_f1_loss": 1},
-    "benchmark": {"requests": 50, "warmup": 5, "slo_ms": 2000, "users": [2], "steps": 1},
-}
-# Eighteen posts of three classes, at data.path: each part needs one of each class.
-OWN: dict[str, dict[str, Any]] = {"data": {"source": "files", "test": 0.34}, "prepare": {"validation": 0.34}}
-VARIANTS = ["newsgroups", "newsgroups-onnx", "newsgroups-onnx-int8"]
-DEVICE = choose_device().type
-if DEVICE == "cuda":
-    VARIANTS.append("newsgroups-onnx-fp16")
 PLOT_TITLES = (
     "Confusion of minilm",
     "Reliability of minilm",
@@ -64,92 +39,10 @@ POST = "From: a@b.c\nSubject: Shuttle launch\n\nThe shuttle reached its orbit ar
 browser = browsing.browser
 
 
-class Project:
-    """A copy of this project in a folder of its own, with a git history and parameters changed in order."""
-
-    def __init__(self, root: Path, temporary: Path, *changes: dict[str, dict[str, Any]]) -> None:
-        self.root = root
-        temporary.mkdir()
-        copy_sources(root)
-        params = yaml.safe_load((root / "params.yaml").read_text())
-        for change in changes:
-            for section, values in change.items():
-                params[section] |= values
-        (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-        scripts = Path(sys.executable).parent
-        self.environment = os.environ | {
-            "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
-            "TMPDIR": str(temporary),
-            "GIT_AUTHOR_NAME": "test",
-            "GIT_AUTHOR_EMAIL": "test@localhost",
-            "GIT_COMMITTER_NAME": "test",
-            "GIT_COMMITTER_EMAIL": "test@localhost",
-        }
-        self.run("git", "init", "--quiet")
-        self.run("git", "add", "--all")
-        self.run("git", "commit", "--quiet", "--message", "before")
-
-    def run(self, *command: str, code: int = 0) -> str:
-        """Run a command in the project; what it printed, errors last. Fails on another exit status than `code`."""
-        with subprocess.Popen(
-            command,
-            cwd=self.root,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        ) as child:
-            try:
-                printed, errors = child.communicate(timeout=900)
-            except BaseException:
-                # With all that it started; a stage stops its servers when it is asked to.
-                os.killpg(child.pid, signal.SIGTERM)
-                raise
-        assert child.returncode == code, f"{' '.join(command)}\n{printed[-3000:]}\n{errors[-3000:]}"
-        return printed + errors
-
-    def metrics(self, name: str) -> dict[str, Any]:
-        return json.loads((self.root / "outputs" / "metrics" / f"{name}.json").read_text())
-
-    def stale(self) -> set[str]:
-        """The stages that have changed, without their candidates."""
-        status = json.loads(self.run("dvc", "status", "--json").splitlines()[0])
-        return {name.partition("@")[0] for name in status}
-
-    def would_run(self) -> set[str]:
-        """The stages that have changed and those that read what they write."""
-        graph = Repo(str(self.root)).index.graph
-        # An edge leads from a stage to what it depends on.
-        named = {stage.name.partition("@")[0]: stage for stage in graph}
-        stale = self.stale()
-        behind = {stage for name in stale for stage in networkx.ancestors(graph, named[name])}
-        return stale | {stage.name.partition("@")[0] for stage in behind}
-
-
-def copy_sources(folder: Path) -> None:
-    """Copy what git knows of this project, or would with the next `git add`."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The project after its first `dvc repro`."""
     project = Project(tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("scratch") / "tmp", SMALL)
-    # Another TorchServe may be running here.
-    config = project.root / "serve" / "config.properties"
-    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-    config.write_text(own_config(config.read_text(), ports, Path("outputs/model_store")))
     print(project.run("dvc", "repro")[-1500:])
     return project
 
@@ -159,10 +52,14 @@ def server(project: Project) -> Iterator[str]:
     """All archives in one TorchServe, started as the README says; its address."""
     log = project.root / "torchserve.log"
     archives = " ".join(f"{variant}.mar" for variant in VARIANTS)
+    # Another TorchServe may be running here: what the environment says wins over the configuration.
+    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    for key, port in ports.items():
+        own = f"http://127.0.0.1:{port}" if key.endswith("address") else str(port)
+        project.environment[f"TS_{key.upper()}"] = own
+    url = project.environment["TS_INFERENCE_ADDRESS"]
     try:
         project.run("bash", "-c", f"source serve/env.sh && torchserve --start --models {archives} > {log} 2>&1")
-        config = (project.root / "serve" / "config.properties").read_text()
-        url = next(line.partition("=")[2] for line in config.splitlines() if line.startswith("inference_address="))
         for model in VARIANTS:
             project.run(sys.executable, "serve/ready.py", "--url", url, "--model", model, "--timeout", "120")
         yield url
@@ -322,23 +219,3 @@ def test_no_request_text_is_logged(project: Project, server: str) -> None:
     logs = [project.root / "torchserve.log", *(project.root / "logs").rglob("*.log")]
     assert len(logs) > 1
     assert all(planted not in path.read_text(errors="replace") for path in logs)
-
-
-def test_ones_own_corpus_becomes_archives_that_answer_with_its_classes(tmp_path: Path) -> None:
-    (tmp_path / "project").mkdir()
-    own = Project(tmp_path / "project", tmp_path / "tmp", SMALL, OWN)
-    own.run("dvc", "repro", "package")
-    classes = sorted(folder.name for folder in (ROOT / "tests" / "corpus").iterdir())
-    for variant in VARIANTS[:2]:
-        unpacked = tmp_path / variant
-        with zipfile.ZipFile(own.root / "outputs" / "model_store" / f"{variant}.mar") as archive:
-            archive.extractall(unpacked)
-        graph = unpacked / GRAPH_FILE
-        predictor = Predictor(unpacked, OnnxEngine(graph) if graph.is_file() else TorchEngine(unpacked))
-        assert list(predictor.labels) == classes
-        for fast_path in (True, False):
-            (answer,) = predictor.predict(["Sow the seeds in spring and water them."], fast_path)
-            assert answer.label in classes
-        corpus = json.loads((unpacked / PROVENANCE_FILE).read_text())["data"]["corpus"]
-        assert corpus["source"] == "files"
-        assert [list(corpus["posts_per_class"][split]) for split in ("train", "test")] == [classes, classes]
