@@ -70,7 +70,7 @@ class Project:
             start_new_session=True,
         ) as child:
             try:
-                printed, errors = child.communicate(timeout=900)
+                printed, errors = child.communicate(timeout=1200)
             except BaseException:
                 # With all that it started; a stage stops its servers when it is asked to.
                 os.killpg(child.pid, signal.SIGTERM)
