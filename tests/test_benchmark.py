@@ -8,6 +8,7 @@ import hashlib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,17 +101,8 @@ def test_every_variant_is_measured_with_the_cascade_on_and_off(monkeypatch: pyte
         started.append(model)
         yield IdleServer(float(len(started)))
 
-    def fake_run(
-        _server: Target,
-        model: str,
-        _posts: Path,
-        _seed: int,
-        requests: int,
-        samples: Path,
-        rate: float | None = None,
-        users: int | None = None,
-        full_path: bool = False,
-    ) -> Point:
+    def fake_run(*asked: Any, rate: float | None = None, users: int | None = None, full_path: bool = False) -> Point:
+        _, model, _, _, requests, samples = asked
         limit = limits[model, full_path]
         latency = 100.0 if rate is None or rate <= limit else 900.0
         samples.parent.mkdir(parents=True, exist_ok=True)
