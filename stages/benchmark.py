@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import logging
+import math
+import time
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -127,16 +130,25 @@ def round_samples(full_path: bool, turn: int, number: int) -> str:
     return f"{mode(full_path)}/round-{turn}-{number}"
 
 
-def confirm(benches: list[Bench], searches: list[list[Point]], full_path: bool) -> list[Curve]:
+def confirm(
+    benches: list[Bench], searches: list[list[Point]], full_path: bool, until: float = -math.inf
+) -> list[Curve]:
     """Enclose each variant's capacity again in every round, from what the search and the rounds before it found.
 
-    The variants take turns, so that a noisy neighbour meets all.
+    The variants take turns, so that a noisy neighbour meets all. until: where there are rounds enough, another one
+    begins only if the longest so far would end before that, in seconds of the monotonic clock. Never for what the
+    rounds have found: who goes on until a difference shows finds one.
     """
     knobs = benches[0].knobs
     rounds: list[list[list[Point]]] = [[] for _ in benches]
-    for turn in range(knobs.rounds):
+    longest = 0.0
+    for turn in itertools.count():
+        started = time.monotonic()
+        if turn >= knobs.rounds and started + longest > until:
+            break
         for bench, search, own in zip(benches, searches, rounds, strict=True):
             own.append(bench.round(turn, guess(search, own, knobs.slo_ms), full_path))
+        longest = max(longest, time.monotonic() - started)
     return [curve(*each, full_path) for each in zip(benches, searches, rounds, strict=True)]
 
 
@@ -168,6 +180,7 @@ def measure(
     would cost minutes. full_path: also with the cascade off. Raises StageError where a variant gives wrong answers even
     while warming up.
     """
+    until = time.monotonic() + 60 * knobs.minutes
     # Not measured: the first start brings Java and the libraries into memory, where those after it find them.
     with serving(archives[-1], archives[-1].stem):
         pass
@@ -188,9 +201,9 @@ def measure(
                 users = knobs.users[-1]
                 loop = bench.closed(users, max(knobs.requests // 4, users), "users-off", full_path=True)
                 off.append(bench.search(loop.rps * FIRST_RATE, full_path=True))
-        curves = {"on": confirm(benches, on, full_path=False)}
-        if full_path:
-            curves["off"] = confirm(benches, off, full_path=True)
+        # What is deployed comes last, and has the time that is left.
+        curves = {"off": confirm(benches, off, full_path=True)} if full_path else {}
+        curves["on"] = confirm(benches, on, full_path=False, until=until)
         return {
             # Memory after the load: what a server that has been used holds on to.
             archive.stem: Result(
@@ -237,6 +250,7 @@ def quick(knobs: Benchmark, limit: int) -> Benchmark:
         most_seconds=min(knobs.most_seconds, 4),
         users=knobs.users[-1:],
         rounds=1,
+        minutes=0,
     )
 
 

@@ -168,6 +168,7 @@ class Benchmark:
     least_seconds: float = between(0, 600, at_most="most_seconds")
     most_seconds: float = between(1, 600)
     rounds: int = between(1, 20)
+    minutes: float = between(0, 600)
     users: tuple[int, ...] = between(1, 1000, members=1)
 
 

@@ -22,7 +22,7 @@ from tests.measured import POINT, SLO_MS, at, write_samples
 
 SEED = 20
 KNOBS = Benchmark(
-    slo_ms=SLO_MS, requests=500, warmup=10, steps=1, least_seconds=8, most_seconds=12, rounds=1, users=(1, 8)
+    slo_ms=SLO_MS, requests=500, warmup=10, steps=1, least_seconds=8, most_seconds=12, rounds=1, minutes=0, users=(1, 8)
 )
 
 
@@ -80,6 +80,29 @@ def test_the_confirmation_takes_turns(monkeypatch: pytest.MonkeyPatch, tmp_path:
     tried.clear()
     assert len(benches[0].search(4.0, full_path=False)) == 4
     assert [(rate, seed) for _, rate, seed in tried] == [(4, 20), (6, 21), (9, 22), (13.5, 23)]
+
+
+@pytest.mark.parametrize(("until", "rounds"), [(0.0, 2), (150.0, 3), (200.0, 4), (399.0, 7)])
+def test_time_that_is_left_goes_into_more_rounds(
+    until: float, rounds: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    benches, tried = fake_benches(monkeypatch, tmp_path, {"a": 10})
+    now = 0.0
+
+    def fifty_seconds(_bench: Bench, *_: object) -> list[Point]:
+        nonlocal now
+        now += 50
+        return [at(10, 100), at(12, 900)]
+
+    monkeypatch.setattr(Bench, "round", fifty_seconds)
+    monkeypatch.setattr(benchmark, "nearest", lambda *_: 0)
+    monkeypatch.setattr(benchmark, "read_point", lambda *_: POINT)
+    monkeypatch.setattr(benchmark, "latencies", lambda _: [100.0])
+    monkeypatch.setattr(benchmark.time, "monotonic", lambda: now)
+    knobs = dataclasses.replace(KNOBS, rounds=2)
+    [curve] = confirm([dataclasses.replace(benches[0], knobs=knobs)], [[at(10, 100)]], full_path=False, until=until)
+    # Two are asked for; none begins that would end too late.
+    assert len(curve.rounds) == rounds and not tried
 
 
 class IdleServer(NoServer):
