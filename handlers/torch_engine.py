@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from handlers.dense import onednn_pays, use_onednn
 from handlers.memory import give_back_freed_memory, keep_few_kernels, keep_freed_memory
 from handlers.model import Classifier, avoid_planned_attention
 from handlers.settings import PRECISIONS
@@ -27,6 +28,8 @@ class TorchEngine:
         avoid_planned_attention()
         self.model = Classifier.load(bundle).to(device, getattr(torch, PRECISIONS[precision]))
         self.device = torch.device(device)
+        if self.device.type == "cpu" and precision == "float32" and onednn_pays():
+            use_onednn(self.model)
         self.labels = self.model.config.labels
         self.max_tokens = self.model.config.max_tokens
         self.batches = 0

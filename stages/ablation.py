@@ -65,6 +65,7 @@ PARTS = ("splits", "cleaning", "raw", "wide", "augmentation", "training")
 CODE = (
     *TRAINING_CODE,
     "handlers/linear.py",
+    "handlers/timings.py",
     "stages/augment.py",
     "stages/augmentation.py",
     "stages/baseline.py",

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
-
 import torch
 
 from handlers.cores import usable_cores
+from handlers.timings import shortest
 
 # The shape of an encoder's products; large enough that the rate, not the call, is timed.
 _ROWS, _WIDTH = 512, 512
-# For which each precision is tried. On a busy machine nearly every product has to wait, but not all of so many.
+# For which each precision is tried.
 _TRIED_S = 0.5
 # Without native bf16 a CPU is about a hundred times slower in it, with it several times faster: no close call.
 _WORTHWHILE = 1.5
@@ -42,16 +41,7 @@ def choose_precision(asked: str, device: torch.device) -> str:
 
 
 def _seconds(dtype: torch.dtype) -> float:
-    """The shortest of the products that _TRIED_S has room for, or of the first two."""
+    """Of one product, at best."""
     left = torch.randn(_ROWS, _WIDTH).to(dtype)
     right = torch.randn(_WIDTH, _WIDTH).to(dtype)
-
-    def product() -> float:
-        started = time.perf_counter()
-        left @ right
-        return time.perf_counter() - started
-
-    tries, end = [product(), product()], time.perf_counter() + _TRIED_S
-    while time.perf_counter() < end:
-        tries.append(product())
-    return min(tries)
+    return shortest(lambda: left @ right, _TRIED_S)

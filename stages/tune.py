@@ -55,6 +55,7 @@ BOUNDS = {
 # What computes a trial, besides this module.
 CODE = (
     *TRAINING_CODE,
+    "handlers/timings.py",
     "stages/augment.py",
     "stages/augmentation.py",
     "stages/hardware.py",
