@@ -32,13 +32,16 @@ def keep_freed_memory() -> None:
 
 
 def keep_few_kernels() -> None:
-    """Let oneDNN keep KERNELS compiled kernels, where it has not been used yet and the environment asks for no number.
+    """Let oneDNN keep KERNELS compiled kernels, and PyTorch so many of its calls of them, where neither has been used
+    yet and the environment asks for no number.
 
-    It compiles one for each shape and keeps 1,024. The layers of a pass share theirs, but the next batch has other
-    lengths: what is kept longer is hardly used again, and was 390 MiB after 80 steps in bf16 and growing, for no time
-    saved. See https://uxlfoundation.github.io/oneDNN/dev_guide_primitive_cache.html.
+    A kernel is compiled for each shape, and each of the two keeps 1,024. The layers of a pass share theirs, but the
+    next batch has other lengths: what is kept longer is hardly used again, and was 390 MiB after 80 steps in bf16 and
+    growing, for no time saved. See https://uxlfoundation.github.io/oneDNN/dev_guide_primitive_cache.html, and
+    lru_cache.hpp of https://github.com/intel/ideep, which stands between the two.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
+    os.environ.setdefault("LRU_CACHE_CAPACITY", str(KERNELS))
 
 
 def give_back_freed_memory() -> None:
