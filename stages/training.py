@@ -150,7 +150,7 @@ class Trainer:
                 epoch, position = divmod(progress.step, self.steps_per_epoch)
                 if not batches or position == 0:
                     batches = epoch_batches(self.train.lengths, settings.batch_size, self.seed, epoch)
-                loss, stop = self.step(batches[position], stepper, interrupted())
+                loss = self.step(batches[position], stepper)
                 schedule.step()
                 progress.step += 1
                 progress.loss_sum += loss
@@ -160,6 +160,8 @@ class Trainer:
                     if self.evaluate(schedule.get_last_lr()[0]):
                         best = {name: value.cpu().clone() for name, value in self.model.state_dict().items()}
                     bar.set_description("train")
+                # Asked last, so that none is missed: after the run's last step nothing would ask again.
+                stop = self.anywhere(interrupted())
                 if evaluation or stop or progress.step % CHECKPOINT_STEPS == 0:
                     save()
                     give_back_freed_memory()
@@ -174,8 +176,8 @@ class Trainer:
         self.model.load_state_dict(best)
         return progress
 
-    def step(self, batch: list[int], optimizer: AcceleratedOptimizer, stop: bool) -> tuple[float, bool]:
-        """One update of the weights. Returns the loss of the whole batch, and whether any process wants to stop.
+    def step(self, batch: list[int], optimizer: AcceleratedOptimizer) -> float:
+        """One update of the weights. Returns the loss of the whole batch.
 
         The loss is the weighted mean over the batch, however it is shared out: each pass adds its posts' part of it.
         """
@@ -186,8 +188,7 @@ class Trainer:
         shares = passes(batch, split.lengths, accelerator.num_processes, self.token_budget)
         own = shares[accelerator.process_index]
         total = self.weights[[split.labels[i] for i in batch]].sum()
-        # The stop travels with the loss, so that all processes end after the same step.
-        report = torch.tensor([0.0, float(stop)], device=accelerator.device)
+        summed = torch.zeros(1, device=accelerator.device)
         for number, chosen in enumerate(own, start=1):
             inputs = to_tensors([split.ids[i] for i in chosen], self.pad_id, accelerator.device)
             targets = torch.tensor([split.labels[i] for i in chosen], device=accelerator.device)
@@ -196,8 +197,8 @@ class Trainer:
                 loss = self.loss(self.network(*inputs), targets) / total
                 # Processes' gradients are averaged, and what is wanted is their sum.
                 accelerator.backward(loss * accelerator.num_processes)
-            report[0] += loss.detach()
-        value, stopping = accelerator.reduce(report, "sum").tolist()
+            summed += loss.detach()
+        value = accelerator.reduce(summed, "sum").item()
         norm = float(accelerator.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm))
         # In fp16 a norm that is no number is usual: the scaler then leaves the step out and scales less.
         if not math.isfinite(value) or not (math.isfinite(norm) or accelerator.scaler):
@@ -212,7 +213,11 @@ class Trainer:
         self.progress.tokens += sum(split.lengths[i] for i in batch)
         self.progress.padded += sum(len(chosen) * max(split.lengths[i] for i in chosen) for chosen in groups)
         self.progress.seconds += time.perf_counter() - started
-        return value, stopping > 0
+        return value
+
+    def anywhere(self, flag: bool) -> bool:
+        """Whether it holds in any process: they must all end after the same step."""
+        return bool(self.accelerator.reduce(torch.tensor([float(flag)], device=self.accelerator.device), "sum").item())
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy, weighted by class and summed over posts."""

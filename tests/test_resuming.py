@@ -19,6 +19,7 @@ from stages.batches import Split
 from stages.interruption import InterruptionError
 from stages.stage import StageError
 from stages.train import summary
+from stages.training import Trainer
 from tests.test_training import RUN, Hooked, assert_same, posts, run, trainer
 
 
@@ -62,16 +63,17 @@ def test_a_killed_run_resumes_to_the_same_bits(
     assert progress == expected
 
 
+@pytest.mark.parametrize("at", [7, 18], ids=["in the middle", "in the last step"])
 def test_ctrl_c_ends_after_the_step_and_the_run_goes_on_from_there(
-    tiny_bundle: Path, split: Split, tmp_path: Path
+    tiny_bundle: Path, split: Split, tmp_path: Path, at: int
 ) -> None:
     whole, expected = run(tiny_bundle, split, tmp_path / "whole.pt")
     usual = signal.getsignal(signal.SIGINT)
-    stopped = trainer(tiny_bundle, split, kind=Hooked, at=7, happens=lambda _: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(StageError, match=r"interrupted at step 8 of 18; run again"):
+    stopped = trainer(tiny_bundle, split, kind=Hooked, at=at, happens=lambda _: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(InterruptionError, match=rf"interrupted at step {at} of 18; run again to go on from there"):
         stopped.fit(tmp_path / "c.pt", RUN)
     assert signal.getsignal(signal.SIGINT) == usual
-    assert checkpoint.load(tmp_path / "c.pt", RUN)["progress"]["step"] == 8
+    assert checkpoint.load(tmp_path / "c.pt", RUN)["progress"]["step"] == at
     resumed, progress = run(tiny_bundle, split, tmp_path / "c.pt")
     assert_same(whole, resumed)
     assert progress == expected
@@ -109,8 +111,28 @@ def test_the_figures_of_a_run_resumed_after_its_last_step_are_those_of_the_run(
 
 def test_ctrl_c_without_a_checkpoint_promises_nothing(tiny_bundle: Path, split: Split) -> None:
     stopped = trainer(tiny_bundle, split, kind=Hooked, at=7, happens=lambda _: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(StageError, match=r"interrupted at step 8 of 18; run again, it begins anew"):
+    with pytest.raises(InterruptionError, match=r"interrupted at step 7 of 18; run again, it begins anew"):
         stopped.fit()
+
+
+def test_ctrl_c_in_the_last_evaluation_is_not_lost(
+    tiny_bundle: Path, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, expected = run(tiny_bundle, split, tmp_path / "whole.pt")
+    usual = Trainer.evaluate
+
+    def press(self: Trainer, lr: float) -> bool:
+        if self.progress.step == 18:
+            os.kill(os.getpid(), signal.SIGINT)
+        return usual(self, lr)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "evaluate", press)
+        with pytest.raises(InterruptionError, match=r"interrupted at step 18 of 18; run again to go on from there"):
+            run(tiny_bundle, split, tmp_path / "c.pt")
+    resumed, progress = run(tiny_bundle, split, tmp_path / "c.pt")
+    assert_same(whole, resumed)
+    assert progress == expected
 
 
 @pytest.mark.parametrize("within", ["gather_object", "broadcast"], ids=["of the features", "of the head"])

@@ -55,9 +55,6 @@ SETTINGS = Train(
 )
 
 
-Step = tuple[float, bool]
-
-
 class Hooked(Trainer):
     """A trainer to which something happens before the step of a given number, counted from this start."""
 
@@ -65,11 +62,11 @@ class Hooked(Trainer):
         super().__init__(*arguments)
         self.at, self.happens, self.steps = at, happens, 0
 
-    def step(self, batch: list[int], optimizer: AcceleratedOptimizer, stop: bool) -> Step:
+    def step(self, batch: list[int], optimizer: AcceleratedOptimizer) -> float:
         self.steps += 1
         if self.steps == self.at:
             self.happens(self)
-        return super().step(batch, optimizer, stop)
+        return super().step(batch, optimizer)
 
 
 @pytest.fixture(scope="session")
@@ -146,7 +143,7 @@ def test_a_batch_in_passes_is_the_same_update(tiny_bundle: Path, split: Split) -
         made.network = made.model
         made.model.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0].shape))
         optimizer = made.accelerator.prepare_optimizer(torch.optim.SGD(made.model.parameters(), lr=0.1))
-        loss, _ = made.step(list(range(9)), optimizer, False)
+        loss = made.step(list(range(9)), optimizer)
         updates.append((len(seen), loss, weights(made)))
         assert sum(shape[0] for shape in seen) == 9
         assert max(shape.numel() for shape in seen) <= made.token_budget
@@ -163,7 +160,7 @@ def test_the_loss_is_the_usual_mean(tiny_bundle: Path, split: Split) -> None:
     made.network = made.model
     optimizer = made.accelerator.prepare_optimizer(torch.optim.SGD(made.model.parameters(), lr=0.0))
     expected = torch.nn.functional.cross_entropy(logits, torch.tensor(split.labels), label_smoothing=0.2)
-    assert made.step(list(range(9)), optimizer, False)[0] == pytest.approx(float(expected), rel=1e-5)
+    assert made.step(list(range(9)), optimizer) == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])

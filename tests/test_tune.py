@@ -153,17 +153,16 @@ def test_a_trial_that_was_killed_is_tried_again(task: Task, tmp_path: Path, monk
 def test_a_trial_that_ctrl_c_ended_is_tried_again(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = PrunedTrainer.step
 
-    def press(self: PrunedTrainer, batch: list[int], optimizer: Any, stop: bool) -> tuple[float, bool]:
-        if not stop:
-            os.kill(os.getpid(), signal.SIGINT)
-        return usual(self, batch, optimizer, stop)
+    def press(self: PrunedTrainer, batch: list[int], optimizer: Any) -> float:
+        os.kill(os.getpid(), signal.SIGINT)
+        return usual(self, batch, optimizer)
 
     def press_at_once(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(PrunedTrainer, "step", press)
-        with pytest.raises(StageError, match="interrupted at step 2 of 6; run again, it begins anew"):
+        with pytest.raises(StageError, match="interrupted at step 1 of 6; run again, it begins anew"):
             search(task, 1, tmp_path / "study")
     with monkeypatch.context() as patch:
         patch.setattr(tune, "build", press_at_once)
