@@ -27,7 +27,6 @@ def calibration(figures: dict[str, Any], answers: Dataset) -> dict[str, Any]:
     return rounded(
         {
             "posts": len(actual),
-            "ece_before": figures["ece_before"],
             "ece": figures["ece"],
             "reliability": [
                 dict(zip(bins, map(float, values), strict=True))

@@ -86,12 +86,12 @@ def evaluate(
 class Judged:
     """A split as it was answered, and how well.
 
-    actual: int [posts]. uncalibrated, shipped: probabilities of these systems, logits: the transformer's, [posts,
-    classes] each. figures: of `evaluation.measure`, unrounded.
+    actual: int [posts]. deep, shipped: probabilities of these systems, logits: the transformer's, [posts, classes]
+    each. figures: of `evaluation.measure`, unrounded.
     """
 
     actual: np.ndarray
-    uncalibrated: np.ndarray
+    deep: np.ndarray
     shipped: np.ndarray
     logits: np.ndarray
     figures: dict[str, Any]
@@ -105,7 +105,7 @@ def judge(predictor: Predictor, baseline: Linear, split: Dataset, name: str, see
     actual, abstained = np.array(split["label"]), predictor.fusion.abstains(answers["shipped"])
     lengths = np.array([len(text.split()) for text in split["clean"]])
     figures = measure(actual, answers, fast, abstained, lengths, predictor.labels, seed)
-    return Judged(actual, answers["uncalibrated"], answers["shipped"], logits, figures)
+    return Judged(actual, answers["deep"], answers["shipped"], logits, figures)
 
 
 def check_labels(predictor: Predictor, split: Dataset, name: str) -> None:
@@ -136,22 +136,24 @@ def systems(
 
 def draw(folder: Path, judged: Judged, names: tuple[str, ...]) -> None:
     """Write the pictures of an evaluation, and the same as tables for DVC's own plots."""
-    actual, shipped, figures = judged.actual, judged.shipped, judged.figures["shipped"]
+    actual, shipped, figures = judged.actual, judged.shipped, judged.figures
     predicted = shipped.argmax(axis=1)
     plots.confusion_matrix(folder / "confusion.png", metrics.confusion(actual, predicted, len(names)), names)
     rows = [[names[a], names[p]] for a, p in zip(actual, predicted, strict=True)]
     write_csv(folder / "confusion.csv", ["actual", "predicted"], rows)
 
-    before, after = "before calibration", "as shipped"
-    curves = {before: reliability(actual, judged.uncalibrated), after: reliability(actual, shipped)}
-    errors = {before: figures["ece_before"], after: figures["ece"]}
+    # The linear part's scores are no probabilities, so that only the transformer has a curve before calibration.
+    before, after = "transformer alone, as trained", "as shipped, calibrated"
+    curves = {before: reliability(actual, judged.deep), after: reliability(actual, shipped)}
+    errors = {before: figures["deep"]["ece"], after: figures["shipped"]["ece"]}
     plots.reliability_diagram(folder / "reliability.png", curves, errors)
     curve = curves[after]
     filled = [metrics.rounded([float(v) for v in bin_]) for bin_ in zip(*curve.values(), strict=True) if bin_[2]]
     write_csv(folder / "reliability.csv", list(curve), filled)
 
     coverage, risk = risk_coverage(actual, shipped)
-    plots.risk_coverage_curve(folder / "risk_coverage.png", coverage, risk, figures["risk_area"], figures["answered"])
+    area, answered = (figures["shipped"][name] for name in ("risk_area", "answered"))
+    plots.risk_coverage_curve(folder / "risk_coverage.png", coverage, risk, area, answered)
     points = np.unique(np.linspace(0, len(actual) - 1, CURVE_POINTS).astype(int))
     table = [metrics.rounded([float(coverage[i]), float(risk[i])]) for i in points]
     write_csv(folder / "risk_coverage.csv", ["coverage", "risk"], table)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,16 +20,13 @@ def probabilities(fusion: Fusion, logits: np.ndarray, scores: np.ndarray) -> dic
     """Probabilities [posts, classes] from each part of a bundle and from the whole.
 
     deep: the transformer as trained, uncalibrated. wide: the linear part, whose scores are no log-probabilities: read
-    only their order. fused: both for every post. shipped: the cascade, what a server answers. uncalibrated: the same
-    cascade of the same parts with no weight fitted, what calibration started from.
+    only their order. fused: both for every post. shipped: the cascade, what a server answers.
     """
-    neutral = replace(fusion, deep=1.0, wide=1.0 if fusion.wide else 0.0, fast=1.0, flat=0.0, fast_flat=0.0)
     return {
         "deep": softmax(logits),
         "wide": softmax(scores),
         "fused": fusion.full(logits, scores),
         "shipped": fusion.shipped(logits, scores),
-        "uncalibrated": neutral.shipped(logits, scores),
     }
 
 
@@ -59,7 +55,6 @@ def measure(
         if name not in LINEAR:
             report[name]["ece"] = calibration_error(actual, answers[name])
     report["shipped"] |= {
-        "ece_before": calibration_error(actual, answers["uncalibrated"]),
         "risk_area": risk_area(actual, shipped),
         "answered": float(1 - abstained.mean()),
         "answered_precision": precision_answered(hits["shipped"], abstained),

@@ -53,11 +53,14 @@ def section(
         table(["from", "to", "posts", "wide", "deep", "shipped"], (list(row.values()) for row in report["by_length"])),
         "<h3>Calibration</h3>",
         paragraph(
-            f"Expected calibration error of what ships: {shipped['ece']:.3f}; with no weight fitted it would be "
-            f"{shipped['ece_before']:.3f}. Each path of the cascade has a temperature and a share of doubt of its own."
+            f"Expected calibration error of what ships: {shipped['ece']:.3f}; of the transformer alone, as trained, "
+            f"{report['deep']['ece']:.3f}. Each path of the cascade has a temperature and a share of doubt of its own."
         ),
         table(["path", "posts", "accuracy", "calibration error"], (list(row.values()) for row in report["by_path"])),
-        picture((pictures / "reliability.png").read_bytes(), "accuracy over confidence, before and after calibration"),
+        picture(
+            (pictures / "reliability.png").read_bytes(),
+            "accuracy over confidence, of the transformer as trained and as shipped",
+        ),
         "<h3>Abstaining</h3>",
         paragraph(_abstaining(shipped, reject)),
         picture((pictures / "risk_coverage.png").read_bytes(), "share of wrong answers over share of posts answered"),

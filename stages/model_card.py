@@ -34,9 +34,9 @@ On the test split, with 95% bootstrap intervals where one was computed:
 
 {own}
 
-Calibration, on the validation split, brought the expected error of the PyTorch variant's probabilities from
-{ece_before:.4f} to {ece:.4f}. `calibration.json` has its reliability bins, and its risk at each coverage: the share of
-wrong answers among the surest.
+Probabilities are calibrated on the validation split; the expected calibration error of the PyTorch variant's is
+{ece:.4f}. `calibration.json` has its reliability bins, and its risk at each coverage: the share of wrong answers among
+the surest.
 
 ## Intended use
 Routing, tagging and research on texts that resemble the training data: its language, one topic, a sentence to a few
@@ -138,7 +138,6 @@ def model_card(
         figures=_figures(test, baseline),
         gain=_gain(scores["selected"]["over_baseline"]),
         own=_TORCH if name == TORCH else _ONNX.format(**own),
-        ece_before=calibration["ece_before"],
         ece=calibration["ece"],
         abstention=_abstention(fusion),
         classes="\n".join(f"- {label}" for label in labels),

@@ -30,7 +30,7 @@ FACTS = Facts(
         "newsgroups": {"accuracy": 0.9, "macro_f1": 0.89, "agreement": 1.0},
         "newsgroups-onnx": {"accuracy": 0.895, "macro_f1": 0.885, "agreement": 0.99},
     },
-    calibration={"posts": 3, "ece_before": 0.3, "ece": 0.03},
+    calibration={"posts": 3, "ece": 0.03},
     params={"seed": 20, "train": {"epochs": 2}, "augment": {"share": 0.0}},
 )
 

@@ -13,10 +13,8 @@ import pytest
 from datasets import Dataset
 from sklearn.metrics import accuracy_score, f1_score
 
-from handlers.fusion import Fusion, softmax
 from handlers.linear import Linear
 from handlers.predictor import Predictor
-from stages import evaluation
 from stages.corpus import features, label_names, load_split, save_split
 from stages.evaluate import check_labels, evaluate, systems
 from stages.evaluation import examples
@@ -166,14 +164,6 @@ def test_answered_share_and_precision_are_the_threshold_s(
     assert 0 < report["answered"] < 1
     assert report["answered"] == round(len(given) / len(answers), 4)
     assert report["answered_precision"] == round(float(np.mean(given)), 4)
-
-
-def test_before_calibration_means_no_fitted_weight() -> None:
-    logits, scores = np.array([[1.0, 3.0], [1.0, 3.0]]), np.array([[0.5, 0.0], [5.0, 0.0]])
-    both = evaluation.probabilities(Fusion(deep=0.3, wide=4.0, fast=2.0, margin=1.0), logits, scores)
-    np.testing.assert_allclose(both["uncalibrated"], softmax(np.array([[1.5, 3.0], [5.0, 0.0]])))
-    alone = evaluation.probabilities(Fusion(deep=0.3, wide=0.0, fast=1.0, margin=None), logits, scores)
-    np.testing.assert_allclose(alone["uncalibrated"], softmax(logits))
 
 
 def test_examples_are_the_surest_mistakes_of_their_pair() -> None:
