@@ -270,7 +270,8 @@ CASES = [
         40,
         {
             f'newsgroups_errors_total{{{SERIES}, code="422", reason="r"}}': "0+30x60",
-            f"ts_inference_requests_total{{{SERIES}}}": "0+100x60",
+            f"newsgroups_requests_total{{{SERIES}}}": "0+100x60",
+            f"ts_inference_requests_total{{{SERIES}}}": "0+400x60",
         },
         {"NewsgroupsClientErrors"},
     ),

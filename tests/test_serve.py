@@ -53,6 +53,11 @@ def test_the_model_is_described_to_who_manages_it_alone(client: Client) -> None:
     status, answer = client.post(b"", form, describe="True")
     assert (status, json.loads(answer)["field"]) == (400, "body")
     assert json.loads(client.post(b"", form)[1]) == json.loads(answer)
+    # The front end reads by the first content type, and tells the worker of the last.
+    lines = ("POST", f"/predictions/{MODEL} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {client.key('inference')}")
+    types = f"Content-Type: {form}\r\nContent-Type: text/plain\r\ndescribe: True\r\nContent-Length: 0\r\n\r\n"
+    reply = client.raw(f"{' '.join(lines)}\r\n{types}".encode()).decode()
+    assert reply.startswith("HTTP/1.1 400 ") and json.loads(reply.partition("\r\n\r\n")[2])["field"] == "body"
 
 
 TENSOR = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["the car has a new engine and four wheels"]}
@@ -274,3 +279,15 @@ def test_dashboard_alerts_and_autoscaler_refer_to_metrics_that_exist(client: Cli
     known = names(client) | {"up"}
     for expression in expressions:
         assert (read := metrics_of(expression)) and read <= known, (expression, read - known)
+
+
+def test_a_worker_that_was_killed_comes_back_and_the_log_says_so(client: Client) -> None:
+    [killed, *_] = client.server.workers
+    killed.kill()
+    end = time.monotonic() + 60
+    log = client.server.log.parent / "logs" / "ts_log.log"
+    while not (said := "Retry worker" in log.read_text()) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert said
+    # But not what each batch did.
+    assert not any(word in log.read_text() for word in ("Flushing req", "Backend response time"))

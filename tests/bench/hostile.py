@@ -129,7 +129,7 @@ def over_http(archive: Path, count: int, seed: int) -> tuple[Tally, list[str]]:
                 judge(tally, body, reply)
         dead = [f"worker {pid} died" for pid in before - {process.pid for process in server.workers}]
         lines = server.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return tally, dead + [line for line in lines if "Worker died" in line]
+        return tally, dead + [line for line in lines if "Retry worker" in line]
 
 
 def judge(tally: Tally, body: Body, reply: Reply) -> None:
