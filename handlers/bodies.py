@@ -14,8 +14,8 @@ from handlers.mail import MailError, read_mail
 _UNDECLARED = ("", "application/octet-stream")
 _MAIL_TYPES = ("message/rfc822", "message/global", "message/news")
 _FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
-# An object or a list of strings, as far as its beginning tells; and what is an object and no text.
-_LIKE_JSON, _OBJECT = re.compile(r'\s*(?:\{|\[\s*")'), re.compile(r'\s*\{\s*"')
+# An object or a list of strings or objects, as far as its beginning tells; and what is an object and no text.
+_LIKE_JSON, _OBJECT = re.compile(r'\s*(?:\{|\[\s*["{])'), re.compile(r'\s*\{\s*"')
 # How a client of the Open Inference Protocol says that raw tensors follow its JSON.
 _BINARY = "inference-header-content-length"
 HOW = 'send the post as text/plain, as message/rfc822, as JSON {"text": "..."}, or as a form field or file named data'
@@ -68,7 +68,7 @@ def decode(value: Any, charset: str | None, field: str) -> str:
         return raw.decode(codec(charset or "utf-8"))
     except (LookupError, ValueError):
         reason = "the bytes are not text in the declared charset" if charset else "the bytes are not UTF-8 text"
-        mend = "send text in UTF-8, or name its charset in the content type"
+        mend = "send UTF-8, or name the charset in the request's content type (of a form's fields none gets here)"
         raise RequestError(415, reason, field, mend) from None
 
 
@@ -97,7 +97,7 @@ def _json(value: bytes | str, field: str) -> Any:
 
 
 def _content_type(field: str, headers: Mapping[str, Any]) -> tuple[str, str | None]:
-    """Media type, empty where none is declared, and charset of a field."""
+    """Media type, empty where none is declared, or nothing that is one, and charset of a field."""
     part = headers.get(field)
     declared = part.get("content-type", "") if isinstance(part, dict) else ""
     if field == "body":
@@ -110,4 +110,6 @@ def _content_type(field: str, headers: Mapping[str, Any]) -> tuple[str, str | No
         return "", None
     message = Headers()
     message["content-type"] = declared
-    return message.get_content_type(), message.get_content_charset()
+    # What is no type and subtype the library would take for text/plain.
+    known = declared.partition(";")[0].count("/") == 1
+    return message.get_content_type() if known else "", message.get_content_charset()

@@ -212,11 +212,13 @@ def _too_few_passes(error: BudgetError, posts: int, most: int) -> RequestError:
 def _describes(row: dict[str, Any], headers: dict[str, str]) -> bool:
     """Whether one item of the batch asks what the model is, not about a post.
 
-    The front end says so by a header, which a client of the inference address may send as well. From there a row is
-    empty only where it was a form without fields, and a form is one by its content type.
+    The front end says so by a header, which a client of the inference address may send as well. There the front end
+    adds the header explain to whatever is asked, but for old addresses (`/<model>/predict`), from which a row is empty
+    only where it was a form without fields, and a form is one by its content type.
     """
     types = (value for name, value in headers.items() if name.lower() == "content-type")
-    return not row and headers.get("describe") == "True" and not any(map(is_form, types))
+    asks = headers.get("describe") == "True" and "explain" not in headers
+    return not row and asks and not any(map(is_form, types))
 
 
 def _device(gpu: int | None) -> str:

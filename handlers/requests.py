@@ -140,12 +140,10 @@ def _from_object(document: dict[str, Any]) -> tuple[tuple[str, ...], str, dict[s
     others = {name: value for name, value in document.items() if name != key}
     if key == "inputs":
         _known(others, ("id", "parameters", "outputs"), "")
-        identity, parameters = others.get("id"), others.get("parameters", {})
+        identity, parameters = others.get("id"), _parameters(others, "")
         if not isinstance(identity, str | None) or len(identity or "") > MAX_REPEATED:
             mend = f"send a string of at most {MAX_REPEATED} characters, or leave it out"
             raise RequestError(422, "the id is not a short string", "id", mend)
-        if not isinstance(parameters, dict):
-            raise RequestError(422, "the parameters are not an object", "parameters", 'send {"top_k": 3}, or nothing')
         parameters = _no_binary(parameters, "binary_data_output", "parameters.")
         _known(parameters, OPTIONS, "parameters.")
         more = {"identity": identity, "outputs": _outputs(others.get("outputs"))}
@@ -165,6 +163,10 @@ def _from_tensors(inputs: Any) -> tuple[str, ...]:
         raise RequestError(422, "the inputs are not a list of one tensor", "inputs", mend)
     tensor = inputs[0]
     _known(tensor, ("name", "shape", "datatype", "data", "parameters"), "inputs[0].")
+    # Others are the client's own hints, such as MLServer's content_type.
+    if misplaced := sorted(_parameters(tensor, "inputs[0].").keys() & set(OPTIONS)):
+        field = f"inputs[0].parameters.{misplaced[0]}"
+        raise RequestError(422, "the option is of the request", field, "send it in the request's own parameters")
     if tensor.get("datatype") != "BYTES":
         raise RequestError(422, "the tensor's datatype is not BYTES", "inputs[0].datatype", mend)
     data = tensor.get("data")
@@ -187,9 +189,7 @@ def _outputs(wanted: Any) -> tuple[str, ...] | None:
         raise RequestError(422, "the outputs are not a list of named tensors", "outputs", mend)
     for i, item in enumerate(wanted):
         _known(item, ("name", "parameters"), f"outputs[{i}].")
-        parameters = item.get("parameters", {})
-        if not isinstance(parameters, dict):
-            raise RequestError(422, "the parameters are not an object", f"outputs[{i}].parameters", "leave them out")
+        parameters = _parameters(item, f"outputs[{i}].")
         _known(_no_binary(parameters, "binary_data", f"outputs[{i}].parameters."), (), f"outputs[{i}].parameters.")
         if not (isinstance(item.get("name"), str) and item["name"] in TENSOR_TYPES):
             raise RequestError(422, "the output is not known", f"outputs[{i}].name", mend)
@@ -197,6 +197,17 @@ def _outputs(wanted: Any) -> tuple[str, ...] | None:
     if len(set(names)) < len(names):
         raise RequestError(422, "an output is named twice", "outputs", "name each output once")
     return names
+
+
+def _parameters(holder: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The parameters of a request or of a tensor, none where they are null. Raises RequestError."""
+    parameters = holder.get("parameters")
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, dict):
+        mend = "send an object, or leave them out"
+        raise RequestError(422, "the parameters are not an object", f"{prefix}parameters", mend)
+    return parameters
 
 
 def _no_binary(parameters: Mapping[str, Any], name: str, prefix: str) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class Telemetry:
     def _add(self, name: str, value: float, *labels: str) -> None:
         if metric := self._metrics.get(name):
             plain = (_SYNTAX.sub(" ", label).strip() for label in labels)
-            # Enough digits. The front end reads "2e-06", the smallest there is then, but not "1e+16" or "nan", which no
+            # Enough digits. The front end reads "1e-06", the smallest there is then, but not "1e+16" or "nan", which no
             # count, share or time comes to.
             metric.add_or_update(round(value, DIGITS), [self._model, *plain])
 

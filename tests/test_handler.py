@@ -122,6 +122,10 @@ def test_only_who_sends_no_post_is_told_about_the_model(handler: NewsgroupsHandl
         for form in ("application/x-www-form-urlencoded", "Multipart/Form-Data; boundary=x"):
             [(code, answer)] = serve(handler, bundle, ({}, {"describe": "True", name: form}))
             assert (code, answer["field"]) == (400, "body")
+    # Of two content types the front end reads by the first, and hands on the last; but it says what was asked.
+    asked = {"describe": "True", "explain": "False", "Content-Type": "text/plain"}
+    [(code, answer)] = serve(handler, bundle, ({}, asked))
+    assert (code, answer["field"]) == (400, "body")
 
 
 def test_who_asks_about_the_model_may_declare_json(handler: NewsgroupsHandler, bundle: Path) -> None:

@@ -51,16 +51,23 @@ def test_every_form_of_a_body(row: tuple[dict[str, Any], dict[str, Any]], form: 
 
 def test_text_that_looks_like_json_stays_text() -> None:
     assert parse(*received('{"text": "a post"}', "text/plain")).posts == ('{"text": "a post"}',)
-    for text in ("{ not json", '["a post", he said', "[1] a post"):
+    for text in ("{ not json", '["a post", he said', "[1] a post", "[{a post}]"):
         assert parse(*received(bytearray(text.encode()))).posts == (text,)
 
 
 @pytest.mark.parametrize("media", ["", "application/octet-stream"])
 def test_an_undeclared_body_that_begins_as_json_is_json(media: str) -> None:
-    assert parse(*received(bytearray(b' [ "a", "b"]'), media)) == Request(("a", "b"), "list", budget=MAX_PASSES // 2)
+    for several in (b' [ "a", "b"]', b'[{"text": "a"}, {"text": "b"}]'):
+        assert parse(*received(bytearray(several), media)) == Request(("a", "b"), "list", budget=MAX_PASSES // 2)
     for broken in (b'{"text": "a post"', b'{ "text": a post}', b'{"inputs": []}\x05\x00\x00\x00a car'):
         refused = refusal(bytearray(broken), media)
         assert refused.code == 400 and "text/plain" in refused.mend
+
+
+@pytest.mark.parametrize("media", ["json", "text", "a/b/c", 'name="post.eml"'])
+def test_what_is_no_content_type_declares_nothing(media: str) -> None:
+    assert parse(*received(bytearray(b'{"text": "a", "top_k": 1}'), media)) == Request(("a",), "single", top_k=1)
+    assert parse(*received("a post", media)).posts == ("a post",)
 
 
 @pytest.mark.parametrize("media", ["", "application/octet-stream"])
@@ -91,6 +98,12 @@ def test_options_from_json_form_and_tensor_parameters() -> None:
     assert request == Request(("a", "b"), "tensors", top_k=1, budget=MAX_PASSES // 2, identity="7")
     request = parse(*received({"inputs": [tensor], "outputs": [{"name": "path"}, {"name": "label"}]}, JSON))
     assert request.outputs == ("path", "label")
+    # Null is the same as left out, and what a client says of its tensor is its own affair.
+    hints = {"parameters": None}, {"parameters": {"content_type": "str"}}
+    outputs = [{"name": "label", "parameters": None}]
+    for hint in hints:
+        asked = {"inputs": [tensor | hint], "parameters": None, "outputs": outputs}
+        assert parse(*received(asked, JSON)).outputs == ("label",)
 
 
 def test_binary_answers_may_be_declined() -> None:
