@@ -22,6 +22,12 @@ def read_posts(path: Path) -> tuple[list[str], tuple[str, ...]]:
         raise InputError(f"{path} is missing: run dvc repro, or give --posts a text file with one post a line")
     try:
         posts, labels = _READERS.get(path.suffix, _read_text)(path)
+        if not all(isinstance(post, str) for post in posts):
+            raise ValueError("a post is no string")
+    except ImportError:
+        raise InputError(
+            f"{path} is a data set, which pyarrow reads: install it, or give --posts a text file"
+        ) from None
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise InputError(f"{path} cannot be read as posts ({' '.join(str(error).split())})") from None
     # A post without a letter is a bad request: the server is right to refuse it.
@@ -43,10 +49,7 @@ def _read_parquet(path: Path) -> tuple[list[str], tuple[str, ...]]:
 
 def _read_json_lines(path: Path) -> tuple[list[str], tuple[str, ...]]:
     values = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    posts = [value if isinstance(value, str) else value["text"] for value in values]
-    if not all(isinstance(post, str) for post in posts):
-        raise ValueError("a post is no string")
-    return posts, ()
+    return [value if isinstance(value, str) else value["text"] for value in values], ()
 
 
 def _read_text(path: Path) -> tuple[list[str], tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -19,6 +20,13 @@ from stages.corpus import features
 
 GOOD = {"label": "a", "probabilities": {"a": 0.7, "b": 0.3}, "model": {"name": "m", "version": "1"}}
 EXPLANATION = {"method": "linear", "contributions": [{"position": 0, "word": "car", "value": 0.5}], "rest": 0.0}
+
+
+def parquet(text: str | None) -> bytes:
+    """A data set of one post."""
+    buffer = io.BytesIO()
+    Dataset.from_dict({"text": [text]}).to_parquet(buffer)
+    return buffer.getvalue()
 
 
 def body(**changes: object) -> bytes:
@@ -156,6 +164,7 @@ def test_posts_come_from_three_kinds_of_file(tmp_path: Path) -> None:
         ("bad.jsonl", b'{"body": "x"}\n', "cannot be read"),
         ("bad.jsonl", b"5\n", "cannot be read"),
         ("bad.parquet", b"no parquet", "cannot be read"),
+        ("bad.parquet", parquet(None), "a post is no string"),
         ("bad.txt", b"\xff\xfe", "cannot be read"),
     ],
 )
