@@ -62,10 +62,11 @@ def rebuild(clone: Path, cache: Path | None) -> None:
     cache: a DVC cache that holds what has been built before; what it lacks is built again. None for an empty one.
     """
     dvc = (sys.executable, "-m", "dvc")
+    # Said in either case: what the user's own settings name may hold the archives already.
+    run(clone, *dvc, "cache", "dir", "--local", str(cache or clone / ".dvc" / "cache"))
     if cache is None:
         run(clone, *dvc, "repro", "package", shown=True)
         return
-    run(clone, *dvc, "cache", "dir", "--local", str(cache))
     # The cache holds the archives too, so the second command packs them once more from the models.
     run(clone, *dvc, "repro", "package", shown=True)
     run(clone, *dvc, "repro", "--single-item", "--force", "package", shown=True)

@@ -56,10 +56,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def reproduce(project: Path, monkeypatch: pytest.MonkeyPatch, **environment: str) -> subprocess.CompletedProcess[str]:
+def reproduce(
+    project: Path, monkeypatch: pytest.MonkeyPatch, *options: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     for name, value in {"PYTHONPATH": str(ROOT), **environment}.items():
         monkeypatch.setenv(name, value)
-    command = [sys.executable, "-m", "stages.reproduce"]
+    command = [sys.executable, "-m", "stages.reproduce", *options]
     return subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
 
 
@@ -76,6 +78,17 @@ def test_the_same_bytes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_bytes_are_told(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = reproduce(project, monkeypatch, VOLATILE="something else")
     assert done.returncode == 1
+    assert [line.split()[-1] for line in done.stdout.splitlines()[-2:]] == ["DIFFERENT", "DIFFERENT"]
+
+
+def test_from_scratch_takes_nothing_from_a_cache_of_the_user(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config").write_text(f"[cache]\n    dir = {project / '.dvc' / 'cache'}\n")
+    # Where DVC looks for the user's own settings.
+    monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(tmp_path))
+    done = reproduce(project, monkeypatch, "--from-scratch", VOLATILE="something else")
+    assert done.returncode == 1, done.stdout
     assert [line.split()[-1] for line in done.stdout.splitlines()[-2:]] == ["DIFFERENT", "DIFFERENT"]
 
 
