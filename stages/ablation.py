@@ -1,14 +1,16 @@
 """What cleaning, augmentation and each part of training are worth on validation: `python -m stages.ablation [part ...]`
 
-No stage of the pipeline. Parts: splits, cleaning, raw, wide, augmentation, training; all where none is named. Each cell
-of a table is kept as soon as it is measured, so that a run can be interrupted; `outputs/checkpoints/ablation.json` has
-them.
+No stage of the pipeline. Parts: splits, cleaning, wide, augmentation, training, and raw, which needs scikit-learn's
+data host; all where none is named. Each cell of a table is kept as soon as it is measured, so that a run can be
+interrupted; `outputs/checkpoints/ablation.json` has them. In `outputs/metrics/ablation.json` a part that is not named
+keeps the table of an earlier run, whatever that was measured with.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import logging
 import sys
 import tempfile
@@ -60,7 +62,8 @@ REMOVALS = {"nothing removed": (), **{f"{part} removed": (part,) for part in REM
 AUGMENTATIONS = {"none": (0, 0), "synonyms": (1, 0), "deletion": (0, 1), "both": (1, 1)}
 # Terms that the wide part may have at most.
 WIDE_TERMS = (25_000, 50_000, 100_000, 200_000, 400_000)
-PARTS = ("splits", "cleaning", "raw", "wide", "augmentation", "training")
+# The last one cannot run everywhere.
+PARTS = ("splits", "cleaning", "wide", "augmentation", "training", "raw")
 # What measures a cell, besides this module.
 CODE = (
     *TRAINING_CODE,
@@ -101,9 +104,12 @@ class Cells:
 
 
 def sample(dataset: Dataset, posts: int, seed: int) -> Dataset:
-    """At most `posts` random posts of each class, in the order of the corpus."""
+    """At most `posts` random posts of each class, in the order of the corpus.
+
+    Drawn by their ids: variants of a corpus give the same posts, but for those of which one of them left nothing.
+    """
     labels = np.array(dataset["label"])
-    order = np.random.default_rng(seed).permutation(len(labels))
+    order = np.argsort([hashlib.sha256(f"{seed} {post}".encode()).hexdigest() for post in dataset["id"]])
     chosen = [order[labels[order] == label][:posts] for label in np.unique(labels)]
     return dataset.select(np.sort(np.concatenate(chosen)))
 
@@ -255,12 +261,42 @@ def augmented_score(
     return transformer_score(posts, sample(validation, VALIDATION_POSTS, 0), epochs, params, seed)
 
 
+def augmented(train: Dataset, validation: Dataset, params: Params) -> dict[str, Callable[[int], dict[str, float]]]:
+    """What measures each of AUGMENTATIONS with a seed."""
+    rates = params.augment.synonym_rate, params.augment.deletion_rate
+    return {
+        name: functools.partial(
+            augmented_score,
+            train=train,
+            validation=validation,
+            synonyms=synonyms * rates[0],
+            deletion=deletion * rates[1],
+            params=params,
+        )
+        for name, (synonyms, deletion) in AUGMENTATIONS.items()
+    }
+
+
+def changed(train: Dataset, validation: Dataset, params: Params) -> dict[str, Callable[[int], dict[str, float]]]:
+    """What measures each of `ingredients` with a seed."""
+    return {
+        name: functools.partial(changed_score, train=train, validation=validation, changes=changes, params=params)
+        for name, changes in ingredients(params.train).items()
+    }
+
+
 def changed_score(
     seed: int, train: Dataset, validation: Dataset, changes: dict[str, Any], params: Params
 ) -> dict[str, float]:
     """The small budget with changes to the section train."""
     posts = sample(train, POSTS, seed), sample(validation, VALIDATION_POSTS, 0)
     return transformer_score(*posts, EPOCHS, params, seed, **changes)
+
+
+def clean(raw: Dataset, params: Params) -> tuple[Dataset, Dataset]:
+    """Training and validation posts, cleaned and split as `prepare` does."""
+    whole, _ = clean_split(raw, build_cleaning(params.prepare), 0)
+    return split_validation(whole, params.prepare.split, params.prepare.validation, params.seed)
 
 
 def raw_posts(remove: tuple[str, ...]) -> Dataset:
@@ -289,43 +325,24 @@ def main() -> None:
         cells = Cells(CHECKPOINTS / "ablation.json", fingerprint(measured))
         path = METRICS / "ablation.json"
         tables = read_json(path) if path.is_file() else {}
-        if "splits" in parts:
-            tables["splits"] = list(split_rows(raw, test, params, cells))
-        if "cleaning" in parts:
-            variants = {name: lambda changes=changes: (raw, changes) for name, changes in CLEANINGS.items()}
-            tables["cleaning"] = list(cleaning_rows(variants, params, cells))
-        if "raw" in parts:
-            variants = {name: lambda remove=remove: (raw_posts(remove), {}) for name, remove in REMOVALS.items()}
-            tables["raw"] = list(cleaning_rows(variants, params, cells))
-        if {"wide", "augmentation", "training"} & set(parts):
-            whole, _ = clean_split(raw, build_cleaning(params.prepare), 0)
-            splits = split_validation(whole, params.prepare.split, params.prepare.validation, params.seed)
-        if "wide" in parts:
-            tables["wide"] = list(wide_rows(*splits, params, cells))
-        if "augmentation" in parts:
-            rates = params.augment.synonym_rate, params.augment.deletion_rate
-            variants = {
-                name: functools.partial(
-                    augmented_score,
-                    train=splits[0],
-                    validation=splits[1],
-                    synonyms=synonyms * rates[0],
-                    deletion=deletion * rates[1],
-                    params=params,
-                )
-                for name, (synonyms, deletion) in AUGMENTATIONS.items()
-            }
-            tables["augmentation"] = list(gain_rows("augmentation", variants, cells))
-        if "training" in parts:
-            variants = {
-                name: functools.partial(
-                    changed_score, train=splits[0], validation=splits[1], changes=changes, params=params
-                )
-                for name, changes in ingredients(params.train).items()
-            }
-            tables["training"] = list(gain_rows("training", variants, cells))
-        write_json(path, tables)
-        draw_ablation(tables, f"{POSTS} posts a class, {EPOCHS} epochs", PLOTS / "ablation.png")
+        rows = {
+            "splits": lambda: split_rows(raw, test, params, cells),
+            "cleaning": lambda: cleaning_rows(
+                {name: lambda changes=changes: (raw, changes) for name, changes in CLEANINGS.items()}, params, cells
+            ),
+            "wide": lambda: wide_rows(*clean(raw, params), params, cells),
+            "augmentation": lambda: gain_rows("augmentation", augmented(*clean(raw, params), params), cells),
+            "training": lambda: gain_rows("training", changed(*clean(raw, params), params), cells),
+            "raw": lambda: cleaning_rows(
+                {name: lambda remove=remove: (raw_posts(remove), {}) for name, remove in REMOVALS.items()},
+                params,
+                cells,
+            ),
+        }
+        for part in (name for name in PARTS if name in parts):
+            tables[part] = list(rows[part]())
+            write_json(path, tables)
+            draw_ablation(tables, f"{POSTS} posts a class, {EPOCHS} epochs", PLOTS / "ablation.png")
 
 
 if __name__ == "__main__":

