@@ -158,13 +158,15 @@ def preview(train: Dataset, wordnet: Path, settings: Augment, seed: int) -> list
     return augmented_copies(train, wordnet, replace(settings, share=min(1.0, SHOWN / len(train))), seed)
 
 
-def section(copies: Sequence[Copy], labels: Sequence[str], figures: dict[str, int | float]) -> list[str]:
+def section(
+    copies: Sequence[Copy], labels: Sequence[str], figures: dict[str, int | float], settings: Augment
+) -> list[str]:
     """Parts of the report: the figures, and originals and copies side by side with the changes marked."""
     # Evenly over the split, so that more than the first classes are seen.
     shown = copies[:: max(len(copies) // SHOWN, 1)][:SHOWN]
     return [
         table(list(figures), [list(figures.values())]),
-        *([] if figures["copies"] else [paragraph("Off: augment.share is 0. These copies show what it would do.")]),
+        *([] if settings.share else [paragraph("Off: augment.share is 0. These copies show what it would do.")]),
         paragraph(f"The original, and beside it its copy; at most {SHOWN_WORDS} words of each."),
         *(
             f"<h3>{html.escape(labels[copy.label])} <small>{html.escape(copy.id)}</small></h3>\n"
@@ -197,7 +199,7 @@ def main() -> None:
         figures = summary(copies)
         write_json(METRICS / "augment.json", figures)
         shown = copies or preview(train, WORDNET, params.augment, params.seed)
-        write_section("augmentation", *section(shown, label_names(train), figures))
+        write_section("augmentation", *section(shown, label_names(train), figures, params.augment))
 
 
 if __name__ == "__main__":

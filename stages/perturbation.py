@@ -9,7 +9,7 @@ import numpy as np
 
 from handlers.linear import Linear
 
-# Given names that were common in the United States of the 1990 census and are no other English word.
+# Given names that were common in the United States of the 1990 census and seldom are another word.
 _CENSUS = (
     "Andrew Anthony Barbara Brian Carol Charles Christopher Daniel Deborah Donna Edward Elizabeth George Helen James "
     "Jason Jeffrey Jennifer John Joseph Karen Kenneth Kevin Laura Linda Lisa Margaret Maria Matthew Michael Nancy "

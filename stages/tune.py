@@ -52,7 +52,7 @@ BOUNDS = {
     "deletion_rate": (0.0, 0.3),
     "share": (0.0, 0.5),
 }
-# What computes a trial, besides this module.
+# What computes a trial, besides this module, which counts as well.
 CODE = (
     *TRAINING_CODE,
     "handlers/timings.py",
@@ -168,7 +168,7 @@ def study_name(task: Task) -> str:
     """The candidate, and a fingerprint of all that its trials share: figures of anything else do not compare."""
     posts = [[split["clean"][:], split["label"][:]] for split in (task.train, task.validation)]
     settings = {key: value for key, value in asdict(task.settings).items() if key != "candidates"}
-    code = [sha256(PROJECT / name) for name in CODE]
+    code = [sha256(path) for path in (Path(__file__), *(PROJECT / name for name in CODE))]
     shared = [settings, asdict(task.augment), task.seed, posts, code, libraries()]
     return f"{task.candidate.name}-{len(task.train)}-{task.settings.epochs}-{fingerprint(shared)}"
 

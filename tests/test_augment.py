@@ -260,7 +260,7 @@ def test_stage_adds_copies_after_the_originals(wordnet: Path, importance: str) -
     assert metrics["copies"] == 20
     assert 0 < metrics["words_replaced_share"] <= 0.5
     assert 0 < metrics["words_deleted_share"] <= 0.25
-    shown = "".join(section(copies, label_names(train), metrics))
+    shown = "".join(section(copies, label_names(train), metrics, chosen()))
     assert "<b>" not in shown, "text is escaped"
     assert "<ins>" in shown
     assert "<del>" in shown
@@ -296,7 +296,7 @@ def test_where_it_is_off_the_page_shows_what_it_would_do(wordnet: Path) -> None:
     assert 5 < len(shown) < 40
     every = augmented_copies(train, wordnet, chosen(), seed=1)
     assert [copy for copy in every if copy in shown] == shown
-    page = "".join(section(shown, LABELS, summary([])))
+    page = "".join(section(shown, LABELS, summary([]), chosen(share=0)))
     assert "Off" in page
     assert "<del>" in page
 
@@ -307,4 +307,4 @@ def test_rates_of_zero_leave_no_copies(wordnet: Path) -> None:
     assert augmented_copies(train, wordnet, chosen(share=0), seed=1) == []
     assert with_copies(train, [])[:] == train[:]
     assert summary([])["copies"] == 0
-    assert section([], LABELS, summary([]))
+    assert "Off" not in "".join(section([], LABELS, summary([]), chosen(synonym_rate=0, deletion_rate=0)))
