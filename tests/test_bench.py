@@ -25,9 +25,12 @@ from tests.bench.coldstart import ENDS, medians, steps
 from tests.bench.growth import draw
 from tests.bench.seeds import summary
 from tests.bench.stock import build_stock, ratio
+from tests.bench.traffic import asked
 from tests.bench.training import equal_score
 from tests.bench.workers import explaining
 from tests.conftest import POSTS
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_the_stock_handler_finds_all_that_it_imports(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -71,7 +74,7 @@ def test_other_servers_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append("alone")
         return next(turns)
 
-    monkeypatch.setattr(servers, "draw", lambda *_: ["a car"])
+    monkeypatch.setattr(servers, "asked", lambda *_: ["a car"])
     monkeypatch.setattr(servers, "serving", lambda *_: nullcontext("ours"))
     monkeypatch.setattr(servers, "litserving", lambda *_: nullcontext("theirs"))
     monkeypatch.setattr(servers.inprocess, "rate", alone)
@@ -100,14 +103,27 @@ def test_a_start_is_taken_apart_by_its_log() -> None:
 def test_an_archive_with_other_settings_differs_in_nothing_else(tiny_bundle: Path, tmp_path: Path) -> None:
     usual = torch_archive(tiny_bundle, tmp_path / "newsgroups.mar")
     assert with_config(usual, tmp_path) == usual
-    (tmp_path / "other").mkdir()
-    copy = with_config(usual, tmp_path / "other", workers=2, precision="bf16", queue=16)
+    copy = with_config(usual, tmp_path / "other", workers=2, precision="bf16", queue=16, batch=1)
     with zipfile.ZipFile(usual) as one, zipfile.ZipFile(copy) as two:
         assert one.namelist() == two.namelist()
         changed = [name for name in one.namelist() if one.read(name) != two.read(name)]
         config = yaml.safe_load(two.read("newsgroups.yaml"))
     assert changed == ["newsgroups.yaml"] and (config["minWorkers"], config["maxWorkers"]) == (2, 2)
-    assert config["handler"] == shipped_config()["handler"] | {"precision": "bf16"} and config["jobQueueSize"] == 16
+    assert config["handler"] == shipped_config()["handler"] | {"precision": "bf16"}
+    assert (config["jobQueueSize"], config["batchSize"]) == (16, 1)
+
+
+def test_in_process_and_the_load_test_read_the_same_posts(tmp_path: Path) -> None:
+    (tmp_path / "posts.txt").write_text("".join(f"post {'abc'[i % 3]}{i}\n" for i in range(30)))
+    (tmp_path / "key.json").write_text('{"inference": {"key": "k"}}')
+    options = {"bad_share": 0, "explain_share": 0, "full_path": True, "posts": "posts.txt", "key_file": "key.json"}
+    code = (
+        f"import json, sys; from argparse import Namespace; sys.path.insert(0, {str(ROOT / 'loadtest')!r}); "
+        f"import locustfile; run = locustfile.Run(Namespace(seed=3, **{options})); "
+        "print(json.dumps([json.loads(run.next_request()[1])['text'] for _ in range(50)]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert asked(tmp_path / "posts.txt", 50, seed=3) == json.loads(done.stdout)
 
 
 def test_predictors_in_process_get_all_posts_through(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -30,12 +30,19 @@ def torch_archive(bundle: Path, target: Path) -> Path:
 
 
 def with_config(
-    archive: Path, folder: Path, workers: int | None = None, precision: str | None = None, queue: int | None = None
+    archive: Path,
+    folder: Path,
+    workers: int | None = None,
+    precision: str | None = None,
+    queue: int | None = None,
+    batch: int | None = None,
 ) -> Path:
-    """A copy of the archive in `folder` that asks for so many workers, which share the cores, for that precision of its
-    PyTorch engine, or for a queue of so many requests; the archive itself where none is given."""
-    if (workers, precision, queue) == (None, None, None):
+    """A copy of the archive in `folder`, which is made, that asks for so many workers, which share the cores, for that
+    precision of its PyTorch engine, for a queue of so many requests, or for batches of so many; the archive itself
+    where none is given."""
+    if (workers, precision, queue, batch) == (None, None, None, None):
         return archive
+    folder.mkdir(exist_ok=True)
 
     def change(config: dict[str, Any]) -> None:
         if workers is not None:
@@ -44,6 +51,8 @@ def with_config(
             config["handler"]["precision"] = precision
         if queue is not None:
             config["jobQueueSize"] = queue
+        if batch is not None:
+            config["batchSize"] = batch
 
     return reconfigured(archive, folder / archive.name, change)
 

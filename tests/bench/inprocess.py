@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import tempfile
 import time
 import zipfile
 from collections.abc import Sequence
 from multiprocessing.queues import SimpleQueue
+from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -29,27 +31,31 @@ from tests.bench.worker import Worker
 
 # Seconds that the others wait for the last one to load.
 LOADING_S = 120
-WARM_UP_BATCHES = 4
+# The first predictions allocate memory and pick kernels, for each length anew.
+WARM_UP_BATCHES = 25
 
 
 def rate(archive: Path, texts: Sequence[str], *, fast_path: bool) -> float:
     """Posts a second that get through when nothing waits for a client.
 
     As many processes as TorchServe would start workers for this archive, each with their share of the cores and batches
-    of their size, each with its share of `texts`. Loading and warm-up are left out. Raises StageError where one failed.
+    of their size, which they take from `texts` in turn. Loading and warm-up are left out. Raises StageError where one
+    failed.
     """
     spawn = multiprocessing.get_context("spawn")
+    # As serve/env.sh has it for a worker; NumPy reads it when it is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(archive) as content:
         content.extractall(folder)
         config = yaml.safe_load(content.read(MODEL_CONFIG.name))
         workers, batch = config["maxWorkers"], config["batchSize"]
-        loaded, spans = spawn.Barrier(workers), spawn.SimpleQueue()
+        loaded, spans, taken = spawn.Barrier(workers), spawn.SimpleQueue(), spawn.Value("l", 0)
         handler = NewsgroupsOnnxHandler if "onnx" in archive.stem else NewsgroupsHandler
         processes = [
             spawn.Process(
-                target=_work, args=(Path(folder), handler, workers, batch, texts[i::workers], fast_path, loaded, spans)
+                target=_work, args=(Path(folder), handler, workers, batch, texts, fast_path, loaded, taken, spans)
             )
-            for i in range(workers)
+            for _ in range(workers)
         ]
         for process in processes:
             process.start()
@@ -69,14 +75,22 @@ def _work(
     texts: Sequence[str],
     fast_path: bool,
     loaded: Barrier,
+    taken: Synchronized[int],
     spans: SimpleQueue[tuple[float, float]],
 ) -> None:
-    """Predict `texts` once all have loaded, and say from when to when (of time.monotonic(), which processes share)."""
+    """Predict batches of `texts` that nobody has taken, once all have loaded, and say from when to when (of
+    time.monotonic(), which processes share)."""
     predictor = Worker(folder, handler(), workers, config=folder / MODEL_CONFIG.name).handler.predictor
-    predictor.predict(texts[: WARM_UP_BATCHES * batch], fast_path=fast_path)
+    for first in range(0, min(WARM_UP_BATCHES * batch, len(texts)), batch):
+        predictor.predict(texts[first : first + batch], fast_path=fast_path)
     loaded.wait(LOADING_S)
     started = time.monotonic()
-    for first in range(0, len(texts), batch):
+    while True:
+        with taken.get_lock():
+            first = taken.value
+            taken.value += batch
+        if first >= len(texts):
+            break
         predictor.predict(texts[first : first + batch], fast_path=fast_path)
     spans.put((started, time.monotonic()))
 

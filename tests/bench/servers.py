@@ -46,7 +46,7 @@ from tests.bench import inprocess
 from tests.bench.archives import shipped_config
 from tests.bench.capacity import Load
 from tests.bench.stock import ROUNDS, SATURATED, SATURATING, ratio
-from tests.bench.traffic import draw, report
+from tests.bench.traffic import asked, report
 
 # LitServe runs as TorchServe does.
 CONFIG = shipped_config()
@@ -130,8 +130,11 @@ def litserving(variant: str, timeout: float = 120.0) -> Iterator[Process]:
         key.write_text(json.dumps({"inference": {"key": "none"}}))
         log = Path(name, "litserve.log")
         command = [sys.executable, "-m", "tests.bench.servers", "--serve", variant, "--port", str(port)]
+        # As a worker of TorchServe has it: by serve/env.sh, and by our handler.
+        pools = {"OPENBLAS_NUM_THREADS": "1", "RAYON_NUM_THREADS": str(threads_each(WORKERS))}
+        environment = pools | dict(os.environ)
         with log.open("wb") as output:
-            server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+            server = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
         try:
             url, end = f"http://127.0.0.1:{port}", time.monotonic() + timeout
             while not answers(url):
@@ -158,7 +161,7 @@ def answers(url: str) -> bool:
 
 def compare(archive: Path, load: Load, full_path: bool) -> dict[str, Any]:
     """Capacities of the two servers, posts a second of all three sides when saturated, and the ratios."""
-    texts = draw(load.posts, SATURATED, load.seed)
+    texts = asked(load.posts, SATURATED, load.seed)
     saturated: dict[str, list[float]] = {TORCHSERVE: [], LITSERVE: [], ALONE: []}
     with (
         tempfile.TemporaryDirectory() as name,

@@ -55,6 +55,16 @@ def draw(path: Path, count: int, seed: int) -> list[str]:
     return random.Random(seed).sample(posts, min(count, len(posts)))
 
 
+def asked(path: Path, count: int, seed: int) -> list[str]:
+    """The posts of a file that a closed loop of the load test sends with this seed, in their order."""
+    posts, _ = read_posts(path)
+    numbers, chosen = random.Random(seed), []
+    for _ in range(count):
+        numbers.random()  # by which it decides what kind of request to send
+        chosen.append(numbers.choice(posts))
+    return chosen
+
+
 def post(text: str, **options: Any) -> Body:
     """A good request."""
     return Body("good", json.dumps({"text": text, **options}).encode())

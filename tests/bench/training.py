@@ -26,6 +26,7 @@ from datasets import Dataset
 from sklearn.metrics import f1_score
 from torch import Tensor
 
+from handlers.cores import usable_cores
 from handlers.text import Encoder, pad
 from stages.acceleration import build_accelerator, precision_of
 from stages.corpus import label_names, load_split
@@ -221,7 +222,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--most-epochs", type=int, default=6, help="of the stock side, for an equal score")
     parser.add_argument("--precision", default="auto", help="of this project's side")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=min(torch.get_num_threads(), usable_cores()))
     parser.add_argument("--output", type=Path, help="JSON file for the figures, which are printed as well")
     options = parser.parse_args()
     params = load()
