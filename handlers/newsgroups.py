@@ -213,8 +213,10 @@ def _describes(row: dict[str, Any], headers: dict[str, str]) -> bool:
     """Whether one item of the batch asks what the model is, not about a post.
 
     The front end says so by a header, which a client of the inference address may send as well. There the front end
-    adds the header explain to whatever is asked, but for old addresses (`/<model>/predict`), from which a row is empty
-    only where it was a form without fields, and a form is one by its content type.
+    adds the header explain to whatever is asked, but for old addresses (`/invocations`, `/<model>/predict`), from which
+    a row is empty only where it was a form without fields, and a form is one by its content type. (With a second
+    content type, behind which TorchServe hides the first, a form there is described all the same. What a description
+    holds is no secret.)
     """
     types = (value for name, value in headers.items() if name.lower() == "content-type")
     asks = headers.get("describe") == "True" and "explain" not in headers

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from handlers.dense import onednn_pays, use_onednn
+from handlers.attention import PRODUCTS
+from handlers.dense import can_pack, pack
 from handlers.memory import give_back_freed_memory, keep_few_kernels, keep_freed_memory
 from handlers.model import Classifier, avoid_planned_attention
 from handlers.settings import PRECISIONS
@@ -26,10 +27,14 @@ class TorchEngine:
         keep_freed_memory()
         keep_few_kernels()
         avoid_planned_attention()
-        self.model = Classifier.load(bundle).to(device, getattr(torch, PRECISIONS[precision]))
+        dtype = getattr(torch, PRECISIONS[precision])
+        self.model = Classifier.load(bundle).to(device, dtype)
         self.device = torch.device(device)
-        if self.device.type == "cpu" and precision == "float32" and onednn_pays():
-            use_onednn(self.model)
+        if self.device.type == "cpu":
+            if can_pack(dtype):
+                pack(self.model)
+            if precision == "bf16":
+                self.model.encoder.set_attn_implementation(PRODUCTS)
         self.labels = self.model.config.labels
         self.max_tokens = self.model.config.max_tokens
         self.batches = 0

@@ -68,7 +68,6 @@ PARTS = ("splits", "cleaning", "wide", "augmentation", "training", "raw")
 CODE = (
     *TRAINING_CODE,
     "handlers/linear.py",
-    "handlers/timings.py",
     "stages/augment.py",
     "stages/augmentation.py",
     "stages/baseline.py",

@@ -55,7 +55,6 @@ BOUNDS = {
 # What computes a trial, besides this module, which counts as well.
 CODE = (
     *TRAINING_CODE,
-    "handlers/timings.py",
     "stages/augment.py",
     "stages/augmentation.py",
     "stages/hardware.py",

@@ -72,10 +72,10 @@ def test_few_kernels_are_kept() -> None:
 BATCHES = """
 import psutil
 import torch
-from handlers.dense import OneDnnLinear
+from handlers.dense import PackedLinear
 from handlers.memory import KERNELS, keep_few_kernels
 keep_few_kernels()
-layers = [OneDnnLinear(384, 384), OneDnnLinear(384, 1536)]
+layers = [PackedLinear(torch.nn.Linear(384, width)) for width in (384, 1536)]
 def held(first, batches):
     with torch.inference_mode():
         for rows in range(first, first + batches):

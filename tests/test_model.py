@@ -105,7 +105,7 @@ def test_engine_runs_the_saved_model(tmp_path: Path) -> None:
     assert (engine.labels, engine.max_tokens) == (("a", "b", "c"), 32)
     with torch.inference_mode():
         expected = model(*batch(model, IDS)).numpy()
-    # On some machines by other kernels (handlers/dense.py), which round otherwise.
+    # By other kernels (handlers/dense.py), which round otherwise.
     np.testing.assert_allclose(engine.logits(IDS), expected, rtol=0, atol=1e-5)
 
 

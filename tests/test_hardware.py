@@ -2,7 +2,7 @@
 
 import pytest
 
-from handlers import timings
+from stages import hardware
 
 
 @pytest.mark.parametrize(("seconds", "calls"), [(0.0, 2), (14.0, 3), (100.0, 7)])
@@ -16,6 +16,6 @@ def test_the_shortest_of_the_calls_that_there_is_time_for(
         now += takes[made]
         made += 1
 
-    monkeypatch.setattr(timings.time, "perf_counter", lambda: now)
-    assert timings.shortest(call, seconds) == min(takes[:calls])
+    monkeypatch.setattr(hardware.time, "perf_counter", lambda: now)
+    assert hardware.shortest(call, seconds) == min(takes[:calls])
     assert made == calls
