@@ -48,12 +48,17 @@ def _read_parquet(path: Path) -> tuple[list[str], tuple[str, ...]]:
 
 
 def _read_json_lines(path: Path) -> tuple[list[str], tuple[str, ...]]:
-    values = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    values = [json.loads(line) for line in _lines(path) if line.strip()]
     return [value if isinstance(value, str) else value["text"] for value in values], ()
 
 
 def _read_text(path: Path) -> tuple[list[str], tuple[str, ...]]:
-    return path.read_text(encoding="utf-8").splitlines(), ()
+    return _lines(path), ()
+
+
+def _lines(path: Path) -> list[str]:
+    """By line feeds alone: form feeds and Unicode's other ends of a line may stand within a post."""
+    return path.read_text(encoding="utf-8").split("\n")
 
 
 _READERS = {".parquet": _read_parquet, ".jsonl": _read_json_lines}

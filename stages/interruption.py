@@ -21,8 +21,12 @@ class InterruptionError(StageError):
 def interruptible() -> Iterator[Callable[[], bool]]:
     """Yield a function that tells whether Ctrl-C was pressed; the second one ends the program as usual.
 
-    A checkpoint is consistent between two steps only, so the first one must not fall into the middle of a step.
+    A checkpoint is consistent between two steps only, so the first one must not fall into the middle of a step. Where
+    it is ignored, as by what a shell runs in the background, it stays so.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield lambda: False
+        return
     pressed = False
 
     def note(_number: int, _frame: FrameType | None) -> None:

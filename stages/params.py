@@ -201,7 +201,8 @@ def load(path: Path = Path("params.yaml")) -> Params:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{path} is missing: run the stages from the project's root") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    # Also bytes that are no UTF-8, and a date that does not exist.
+    except (yaml.YAMLError, ValueError) as error:
         raise ParamsError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     return _build(Params, document, "")
 
