@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,10 @@ CODE = (
     "stages/wide.py",
     "stages/wordnet.py",
 )
+
+
+# What does, besides what training computes with.
+LIBRARIES = ("nltk", "numpy", "scikit-learn")
 
 
 class Cells:
@@ -320,7 +325,7 @@ def main() -> None:
         posts = [split[column][:] for split in (raw, test) for column in ("text", "label")]
         code = [sha256(path) for path in (Path(__file__), *(PROJECT / name for name in CODE))]
         budget = [POSTS, VALIDATION_POSTS, EPOCHS]
-        measured = [dataclasses.asdict(params), budget, posts, code, libraries()]
+        measured = [dataclasses.asdict(params), budget, posts, code, libraries(), *map(version, LIBRARIES)]
         cells = Cells(CHECKPOINTS / "ablation.json", fingerprint(measured))
         path = METRICS / "ablation.json"
         tables = read_json(path) if path.is_file() else {}

@@ -11,6 +11,7 @@ import argparse
 import functools
 import logging
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,9 @@ CODE = (
     "stages/tfidf.py",
     "stages/wordnet.py",
 )
+
+# What does, besides what training computes with.
+LIBRARIES = ("nltk", "numpy", "scikit-learn")
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +172,7 @@ def study_name(task: Task) -> str:
     posts = [[split["clean"][:], split["label"][:]] for split in (task.train, task.validation)]
     settings = {key: value for key, value in asdict(task.settings).items() if key != "candidates"}
     code = [sha256(path) for path in (Path(__file__), *(PROJECT / name for name in CODE))]
-    shared = [settings, asdict(task.augment), task.seed, posts, code, libraries()]
+    shared = [settings, asdict(task.augment), task.seed, posts, code, libraries(), *map(version, LIBRARIES)]
     return f"{task.candidate.name}-{len(task.train)}-{task.settings.epochs}-{fingerprint(shared)}"
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,6 +66,23 @@ def no_accelerator_before() -> Iterator[None]:
     yield
     if "accelerate.state" in sys.modules:
         sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_gpu(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The tests of the parts compare numbers on the CPU; those from end to end use a GPU where there is one."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not request.node.get_closest_marker("e2e"):
+            patch.setattr("torch.cuda.is_available", lambda: False)
+        yield
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[Any]:
+    """Python's own handler of SIGINT, which a shell takes away from what it starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from stages.ablation import Cells, sample
 from stages.ablation_plot import draw_ablation
 from stages.corpus import RAW_COLUMNS, features, save_split
 from stages.files import read_json
-from stages.params import SPLITS, load
+from stages.params import SPLITS, Params, load
 from stages.paths import PRETRAINED
 from tests.conftest import LABELS
 
@@ -89,10 +90,23 @@ def test_parts_run_on_a_tiny_checkpoint(
     monkeypatch.setattr(ablation, "SEEDS", (1, 2))
     monkeypatch.setattr("sys.argv", ["ablation", "splits", "cleaning", "wide", "augmentation", "training"])
     monkeypatch.setattr(ablation, "WIDE_TERMS", (5, 1000))
+    usual, given = ablation.linear_scores, []
+
+    def recorded(train: Dataset, splits: dict[str, Dataset], params: Params) -> dict[str, float]:
+        scores = usual(train, splits, params)
+        given.append((set(train["id"]), {name: set(split["id"]) for name, split in splits.items()}, scores))
+        return scores
+
+    monkeypatch.setattr(ablation, "linear_scores", recorded)
     ablation.main()
     tables = read_json(ablation.METRICS / "ablation.json")
     assert [row[0] for row in tables["splits"]] == list(SPLITS)
     assert [row[0] for row in tables["cleaning"]] == list(ablation.CLEANINGS)
+    assert not any(train & judged["validation"] for train, judged, _ in given), "what was trained on is no judge"
+    splits, cleanings = given[: len(SPLITS)], given[len(SPLITS) :]
+    assert [row[1:] for row in tables["splits"]] == [[each["validation"], each["test"]] for *_, each in splits]
+    assert [row[1] for row in tables["cleaning"]] == [each["validation"] for *_, each in cleanings]
+    assert len({frozenset(judged["validation"]) for _, judged, _ in cleanings}) == 1, "all on the same posts"
     (few, *small), (many, *large) = tables["wide"]
     assert (few, small[0]) == (5, 5) and many == 1000 and 5 < large[0] < 1000
     assert small[2] <= large[2] and all(0 <= row[1] <= 1 and row[3] > 0 for row in (small, large))
@@ -110,9 +124,12 @@ def test_parts_run_on_a_tiny_checkpoint(
     ablation.main()
     kept = read_json(ablation.CHECKPOINTS / "ablation.json")
     assert kept["cells"].keys() == {f"split: {how}" for how in SPLITS}
-    monkeypatch.setattr("stages.train.version", lambda _name: "0")
-    ablation.main()
-    assert read_json(ablation.CHECKPOINTS / "ablation.json")["fingerprint"] != kept["fingerprint"]
+    for changed in ("torch", "scikit-learn"):
+        with monkeypatch.context() as patch:
+            for module in ("stages.train", "stages.ablation"):
+                patch.setattr(f"{module}.version", lambda name, own=changed: "0" if name == own else version(name))
+            ablation.main()
+        assert read_json(ablation.CHECKPOINTS / "ablation.json")["fingerprint"] != kept["fingerprint"]
     shutil.rmtree(pretrained)
     monkeypatch.setattr("sys.argv", ["ablation", "training"])
     with pytest.raises(SystemExit, match="run the fetch stage with this candidate"):

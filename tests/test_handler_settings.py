@@ -109,6 +109,27 @@ def test_in_bf16_a_batch_moves_an_answer_little(bundle: Path) -> None:
         assert answer["probabilities"] == pytest.approx(alone["probabilities"], abs=2e-4)
 
 
+@pytest.mark.parametrize(("there", "gpu", "device"), [(True, 1, "cuda:1"), (True, None, "cpu"), (False, 0, "cpu")])
+def test_a_worker_takes_the_gpu_that_the_server_chose_for_it(
+    there: bool, gpu: int | None, device: str, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    class Recording(NewsgroupsHandler):
+        def load_engine(self, folder: Path, threads: int, device: str) -> Any:
+            seen.append(device)
+            usual = torch.get_num_threads()
+            engine = super().load_engine(folder, threads, "cpu")
+            torch.set_num_threads(usual)
+            return engine
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: there)
+    around = context(bundle)
+    around.system_properties["gpu_id"] = gpu
+    Recording().initialize(around)
+    assert seen == [device]
+
+
 def test_workers_share_the_cores(bundle: Path) -> None:
     seen = []
 

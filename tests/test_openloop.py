@@ -155,6 +155,14 @@ def test_posts_come_from_three_kinds_of_file(tmp_path: Path) -> None:
     assert read_posts(tmp_path / "posts.parquet") == (["one post", "another"], ("x", "y"))
 
 
+def test_only_a_line_feed_ends_a_post(tmp_path: Path) -> None:
+    posts = ["a form\x0cfeed", "a line\u2028separator", "a next\x85line"]
+    (tmp_path / "posts.txt").write_text("\n".join(posts), encoding="utf-8")
+    lines = (json.dumps(post, ensure_ascii=False) for post in posts)
+    (tmp_path / "posts.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert read_posts(tmp_path / "posts.txt") == read_posts(tmp_path / "posts.jsonl") == (posts, ())
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -62,6 +62,12 @@ def test_precision_is_what_was_asked_or_what_was_measured(monkeypatch: pytest.Mo
     assert choose_precision("auto", CPU) == "bf16"
 
 
+@pytest.mark.parametrize(("native", "expected"), [(True, "bf16"), (False, "fp16")])
+def test_a_gpu_without_native_bf16_has_fp16(native: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: native or including_emulation)
+    assert choose_precision("auto", torch.device("cuda")) == expected
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has fp16")
 def test_a_precision_that_the_device_lacks_names_the_mend() -> None:
     with pytest.raises(StageError, match=r"train\.precision fp16 needs a GPU: set auto"):

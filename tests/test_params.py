@@ -159,7 +159,9 @@ def test_a_file_that_is_no_mapping_is_refused(document: Any, tmp_path: Path) -> 
     assert "must be a mapping" in error_of(document, tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"seed: [1\ntrain: {", b"a: b: c\n", b"seed: \x00\n", b"seed: \xff\xfe\n"])
+@pytest.mark.parametrize(
+    "content", [b"seed: [1\ntrain: {", b"a: b: c\n", b"seed: \x00\n", b"seed: \xff\xfe\n", b"seed: 2025-06-31\n"]
+)
 def test_a_file_that_is_no_yaml_is_refused_in_one_line(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_bytes(content)

@@ -7,7 +7,6 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +63,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
 
 
 @pytest.mark.parametrize("at", [7, 18], ids=["in the middle", "in the last step"])
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_after_the_step_and_the_run_goes_on_from_there(
     tiny_bundle: Path, split: Split, tmp_path: Path, at: int
 ) -> None:
@@ -77,14 +77,6 @@ def test_ctrl_c_ends_after_the_step_and_the_run_goes_on_from_there(
     resumed, progress = run(tiny_bundle, split, tmp_path / "c.pt")
     assert_same(whole, resumed)
     assert progress == expected
-
-
-@pytest.fixture
-def ctrl_c() -> Iterator[Any]:
-    """Python's own handler of SIGINT, which a shell takes away from what it starts in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield signal.default_int_handler
-    signal.signal(signal.SIGINT, before)
 
 
 def test_the_second_ctrl_c_ends_at_once(ctrl_c: Any, tiny_bundle: Path, split: Split, tmp_path: Path) -> None:
@@ -101,6 +93,13 @@ def test_the_second_ctrl_c_ends_at_once(ctrl_c: Any, tiny_bundle: Path, split: S
     assert checkpoint.load(tmp_path / "c.pt", RUN)["progress"]["step"] == 6, "that of the last evaluation"
 
 
+def test_an_ignored_ctrl_c_stays_ignored(tiny_bundle: Path, split: Split, ctrl_c: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    going_on = trainer(tiny_bundle, split, kind=Hooked, at=7, happens=lambda _: os.kill(os.getpid(), signal.SIGINT))
+    assert going_on.fit().step == 18
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN is not ctrl_c
+
+
 def test_the_figures_of_a_run_resumed_after_its_last_step_are_those_of_the_run(
     tiny_bundle: Path, split: Split, tmp_path: Path
 ) -> None:
@@ -109,12 +108,14 @@ def test_the_figures_of_a_run_resumed_after_its_last_step_are_those_of_the_run(
     assert whole == again
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_without_a_checkpoint_promises_nothing(tiny_bundle: Path, split: Split) -> None:
     stopped = trainer(tiny_bundle, split, kind=Hooked, at=7, happens=lambda _: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(InterruptionError, match=r"interrupted at step 7 of 18; run again, it begins anew"):
         stopped.fit()
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_in_the_last_evaluation_is_not_lost(
     tiny_bundle: Path, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

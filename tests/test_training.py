@@ -105,6 +105,25 @@ def test_it_learns_and_keeps_the_best(tiny_bundle: Path, split: Split, tmp_path:
     assert np.mean(logits.argmax(axis=1) == split.labels) > 0.9
 
 
+def test_what_is_kept_is_the_best_evaluation_and_not_the_last(
+    tiny_bundle: Path, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores, seen = iter([0.2, 0.9, 0.1]), []
+    usual = Trainer.evaluate
+
+    def evaluate(self: Trainer, lr: float) -> bool:
+        seen.append({name: value.clone() for name, value in self.model.state_dict().items()})
+        return usual(self, lr)
+
+    monkeypatch.setattr("stages.training.f1_score", lambda *_arguments, **_more: next(scores))
+    monkeypatch.setattr(Trainer, "evaluate", evaluate)
+    made = trainer(tiny_bundle, split, replace(SETTINGS, epochs=3, evaluations=1, patience=3))
+    assert made.fit().best_f1 == 0.9
+    _, best, last = seen
+    assert all(torch.equal(value, best[name]) for name, value in weights(made).items())
+    assert not all(torch.equal(value, last[name]) for name, value in best.items())
+
+
 def test_the_same_seed_gives_the_same_weights(tiny_bundle: Path, split: Split, tmp_path: Path) -> None:
     assert_same(run(tiny_bundle, split, tmp_path / "a.pt")[0], run(tiny_bundle, split, tmp_path / "b.pt")[0])
 

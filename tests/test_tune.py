@@ -7,6 +7,7 @@ import os
 import signal
 from collections import Counter
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,11 @@ def test_trials_of_another_setting_data_code_or_library_are_not_taken_over(
     with monkeypatch.context() as patch:
         patch.setattr(tune, "CODE", tune.CODE[1:])
         assert not ended(search(task, 0, tmp_path))
-    monkeypatch.setattr("stages.train.version", lambda _name: "0")
-    assert not ended(search(task, 0, tmp_path))
+    for changed in ("torch", "nltk"):
+        with monkeypatch.context() as patch:
+            for module in ("stages.train", "stages.tune"):
+                patch.setattr(f"{module}.version", lambda name, own=changed: "0" if name == own else version(name))
+            assert not ended(search(task, 0, tmp_path))
 
 
 def test_the_parameters_as_they_stand_are_the_first_trial(task: Task, tmp_path: Path) -> None:
@@ -150,6 +154,7 @@ def test_a_trial_that_was_killed_is_tried_again(task: Task, tmp_path: Path, monk
     assert interrupted.params == again.params
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_trial_that_ctrl_c_ended_is_tried_again(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = PrunedTrainer.step
 
