@@ -34,7 +34,7 @@ TOLERANCE = 1e-3  # largest difference of a value, in log-odds
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--posts", type=int, default=5)
+    parser.add_argument("--posts", type=int, default=12)
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="JSON file for the figures, which are printed as well")

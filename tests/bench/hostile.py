@@ -165,7 +165,7 @@ def damaged(body: Body, generator: random.Random) -> Body:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bodies", type=int, default=100_000, help="in process (0: none)")
-    parser.add_argument("--http", type=int, default=0, help="over HTTP (0: none)")
+    parser.add_argument("--http", type=int, default=5_000, help="over HTTP (0: none)")
     parser.add_argument("--archive", type=Path, default=Path("outputs/model_store/newsgroups.mar"))
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--output", type=Path, help="JSON file for the figures, which are printed as well")
