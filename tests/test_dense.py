@@ -58,7 +58,12 @@ def test_gradients_still_flow_to_the_inputs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "possible"), [("float32", True), ("float32", False), pytest.param("bf16", True, marks=needs_bf16)]
+    ("precision", "possible"),
+    [
+        pytest.param("float32", True, marks=needs_onednn),
+        ("float32", False),
+        pytest.param("bf16", True, marks=needs_bf16),
+    ],
 )
 def test_an_engine_packs_where_it_can(
     tiny_bundle: Path, precision: str, possible: bool, monkeypatch: pytest.MonkeyPatch

@@ -68,7 +68,6 @@ def test_a_gpu_without_native_bf16_has_fp16(native: bool, expected: str, monkeyp
     assert choose_precision("auto", torch.device("cuda")) == expected
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has fp16")
 def test_a_precision_that_the_device_lacks_names_the_mend() -> None:
     with pytest.raises(StageError, match=r"train\.precision fp16 needs a GPU: set auto"):
         build_accelerator("fp16")
