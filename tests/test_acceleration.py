@@ -20,7 +20,8 @@ def passed(encoder: BertModel) -> tuple[torch.Tensor, torch.Tensor, set[str]]:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         output = encoder(input_ids=ids, attention_mask=(ids > 0).long()).last_hidden_state
         (gradient,) = torch.autograd.grad((output * ids.unsqueeze(-1)).sum(), weight)
-    return output.detach(), gradient, {event.key for event in profile.key_averages()}
+    # Of PyTorch itself: where there is a GPU, calls of CUDA are among the events, now and then.
+    return output.detach(), gradient, {event.key for event in profile.key_averages() if event.key.startswith("aten::")}
 
 
 @pytest.mark.parametrize(("precision", "fused"), [("float32", True), ("bf16", False)])

@@ -36,6 +36,9 @@ def watch(event, arguments):
     elif event not in ("os.mkdir", "os.remove", "os.rename", "os.link", "os.symlink", "os.truncate", "os.chmod",
                        "socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto"):
         return
+    if event == "os.remove" and arguments[1] >= 0:
+        # Of a folder that is open, as shutil.rmtree does it.
+        arguments = (os.path.join(os.readlink(f"/proc/self/fd/{arguments[1]}"), arguments[0]),)
     touched.append(f"{event} {arguments}")
     if event.startswith("socket"):
         raise OSError("this machine has no network")

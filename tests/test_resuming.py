@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 import torch
 
-from stages import checkpoint
+from stages import checkpoint, training
 from stages.batches import Split
 from stages.interruption import InterruptionError
 from stages.stage import StageError
 from stages.train import summary
 from stages.training import Trainer
 from tests.test_training import RUN, Hooked, assert_same, posts, run, trainer
+
+CHECKPOINT_STEPS = 5
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +31,10 @@ def split(tiny_bundle: Path, corpus: tuple[list[str], list[int]]) -> Split:
 
 def fit_and_be_killed(bundle: Path, split: Split, path: Path, at: int, writing: bool) -> None:
     """Run until SIGKILL: before a step, or in the middle of writing the next checkpoint."""
+    # What was set for the tests is not set in this process.
+    torch.set_num_threads(1)
+    torch.cuda.is_available = lambda: False
+    training.CHECKPOINT_STEPS = CHECKPOINT_STEPS
 
     def die(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -48,11 +54,13 @@ def fit_and_be_killed(bundle: Path, split: Split, path: Path, at: int, writing: 
 def test_a_killed_run_resumes_to_the_same_bits(
     tiny_bundle: Path, split: Split, tmp_path: Path, at: int, writing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stages.training.CHECKPOINT_STEPS", 5)
+    monkeypatch.setattr(training, "CHECKPOINT_STEPS", CHECKPOINT_STEPS)
     whole, expected = run(tiny_bundle, split, tmp_path / "whole.pt")
-    # A process of its own, which really dies; forked, which spares it the seconds of its imports.
-    arguments = tiny_bundle, split, tmp_path / "killed.pt", at, writing
-    process = multiprocessing.get_context("fork").Process(target=fit_and_be_killed, args=arguments)
+    # A process of its own, which really dies. Forked, which spares it the seconds of its imports, but not from this
+    # one: where there is a GPU, PyTorch allows no gradients in the fork of a process that has computed some.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([Hooked.__module__])
+    process = context.Process(target=fit_and_be_killed, args=(tiny_bundle, split, tmp_path / "killed.pt", at, writing))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL

@@ -218,7 +218,8 @@ def test_every_line_of_the_logs_is_json(client: Client) -> None:
     client.post(b"{")
     for path in [client.server.log, *(client.server.log.parent / "logs").rglob("*.log")]:
         lines = path.read_text().splitlines()
-        records = [json.loads(line) for line in lines if not line.startswith(PLAIN)]
+        assert [line for line in lines if not line.startswith(("{", *PLAIN))] == [], path.name
+        records = [json.loads(line) for line in lines if line.startswith("{")]
         assert len(records) >= len(lines) - len(PLAIN)
         assert all({"time", "level", "logger", "thread", "message"} <= record.keys() for record in records), path.name
 
