@@ -1,7 +1,6 @@
 """Raw mails: charsets of headers and bodies, transfer encodings, parts, and mails that nobody should send."""
 
 # Mails in other alphabets hold letters that look like Latin ones, on purpose.
-# Letters that look like others are what these mails are about.
 # ruff: noqa: RUF001
 
 from __future__ import annotations
