@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
-from handlers.linear import TOKEN_PATTERN, Linear
+from handlers.linear import Linear
 from handlers.predictor import Predictor
 from handlers.text import CHARACTERS_PER_TOKEN
+from handlers.words import TOKEN
 
 # Words that are left out together; each gets an equal part of what that changes in the transformer.
 SPANS = {"occlusion": 1, "spans": 4}
@@ -17,8 +17,6 @@ METHODS = ("linear", *SPANS)
 DEFAULT = "occlusion"
 # Words whose scores are turned into log-odds at once, which takes several arrays of [words, classes].
 BLOCK = 4096
-
-_TOKEN = re.compile(TOKEN_PATTERN)
 
 
 class BudgetError(ValueError):
@@ -101,7 +99,7 @@ def linear_shares(part: Linear, words: Sequence[str]) -> np.ndarray:
 
     A term that occurs several times, and an n-gram, divide their contribution equally among their words.
     """
-    tokens = [(token, place) for place, word in enumerate(words) for token in _TOKEN.findall(word.lower())]
+    tokens = [(token, place) for place, word in enumerate(words) for token in TOKEN.findall(word.lower())]
     positions, values = part.vector(" ".join(words))
     places: dict[str, list[int]] = {part.terms[position]: [] for position in positions.tolist()}
     for size in range(1, max((term.count(" ") + 1 for term in places), default=0) + 1):

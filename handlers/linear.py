@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +9,10 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from handlers.words import TOKEN
+
 TERMS_FILE = "linear-terms.txt"
 WEIGHTS_FILE = "linear.safetensors"
-TOKEN_PATTERN = r"(?u)\b\w\w+\b"
-
-_TOKEN = re.compile(TOKEN_PATTERN)
 
 
 class Linear:
@@ -35,7 +33,7 @@ class Linear:
 
     def vector(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """The known terms of a cleaned post and their TF-IDF values of unit L2 norm: (positions, values)."""
-        words = _TOKEN.findall(text.lower())
+        words = TOKEN.findall(text.lower())
         index = self._index
         counts: Counter[int] = Counter()
         for size in range(1, self._longest + 1):
@@ -48,7 +46,7 @@ class Linear:
 
     def unknown(self, text: str) -> tuple[int, int]:
         """Words of a cleaned post, and how many of them are no term: (words, unknown)."""
-        words = _TOKEN.findall(text.lower())
+        words = TOKEN.findall(text.lower())
         return len(words), sum(word not in self._index for word in words)
 
     def scores(self, texts: Sequence[str]) -> np.ndarray:

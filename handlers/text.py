@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from handlers.words import WORD
+
 CLEANING_FILE = "cleaning.json"
 TOKENIZER_FILE = "tokenizer.json"
 
 # Control characters, marks of a broken decoding, and halves of surrogate pairs, which no tokenizer takes.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffd\ud800-\udfff]")
-_NOT_LETTERS = re.compile(r"[\W\d_]+")
 _SPACE = re.compile(r"\s+")
 
 # Combining marks on one letter, Unicode's own bound (https://www.unicode.org/reports/tr15/#Stream_Safe_Text_Format).
@@ -36,7 +37,8 @@ CHARACTERS_PER_TOKEN = 16
 class Cleaning:
     """How a raw post becomes the text that the model reads; travels with the model, so that serving repeats training.
 
-    letters_only: lower case, every run of non-letters one space (the form in which the package-index corpus comes).
+    letters_only: lower case, a space in place of all but letters and their marks (the form in which the package-index
+    corpus comes).
     stop_words: words to drop, empty for none; compared in lower case.
     stem: replace each word by its Porter stem.
     """
@@ -49,7 +51,8 @@ class Cleaning:
         """Clean one post. Idempotent but for stemming (Porter's stem of a stem may differ)."""
         text = _CONTROL.sub(" ", normalized(text))
         if self.letters_only:
-            text = _NOT_LETTERS.sub(" ", text.lower())
+            # Some letters that have no capital of their own compose with their mark only now.
+            text = " ".join(WORD.findall(normalized(text.lower())))
         text = _SPACE.sub(" ", text).strip()
         if self.stop_words or self.stem:
             text = " ".join(self._words(text.split()))

@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
+from handlers.words import WORD
+
 # One word of letters, with the punctuation that may cling to it.
 _CORE = re.compile(r"(\W*)([^\W\d_]+)(\W*)")
 
@@ -31,7 +33,7 @@ def generator(seed: int, name: str) -> random.Random:
 
 def protected_words(labels: Iterable[str]) -> frozenset[str]:
     """Words that no synonym replaces or becomes, in lower case: stop words and the labels' own words."""
-    own = {word for label in labels for word in re.findall(r"[^\W\d_]+", label.lower())}
+    own = {word for label in labels for word in WORD.findall(label.lower())}
     return ENGLISH_STOP_WORDS | own
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from tokenizers import Tokenizer
 
-from handlers.linear import TOKEN_PATTERN
 from handlers.text import TOKENIZER_FILE
+from handlers.words import TOKEN, WORD
 from stages.inputs import require
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 1)
@@ -23,7 +23,6 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 1)
 FEW_WORDS = 20
 RARE = 0.1
 LONG_WORD = 40
-_WORD = re.compile(r"[^\W\d_]+")
 # Marks of a failed decoding, control characters, and UTF-8 that was read as Latin-1 ("Ã©").
 _BROKEN = re.compile(r"[\ufffd\x00-\x08\x0e-\x1f\x7f-\x9f]|[ÃÂâ][\u0080-\u00bf€]")
 
@@ -80,12 +79,12 @@ def vocabulary_report(texts: Sequence[str], tokenizer: Tokenizer, known: set[str
 
 def word_counts(texts: Iterable[str]) -> Counter[str]:
     """How often each word occurs, words being what the linear model counts as such."""
-    return Counter(word for text in texts for word in re.findall(TOKEN_PATTERN, text))
+    return Counter(word for text in texts for word in TOKEN.findall(text))
 
 
 def oddities(text: str) -> list[str]:
     """What looks wrong in a post as it came: "language", "encoding", "long words" (encoded binaries, mostly)."""
-    words = _WORD.findall(text.lower())
+    words = WORD.findall(text.lower())
     english = sum(word in ENGLISH_STOP_WORDS for word in words)
     found = {
         "language": len(words) >= FEW_WORDS and english < RARE * len(words),

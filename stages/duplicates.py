@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from array import array
 from collections import Counter
@@ -12,6 +11,8 @@ import numpy as np
 from datasketch import MinHash, MinHashLSH
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+
+from handlers.words import WORD
 
 # Near-duplicates share at least this part of their distinct runs of SHINGLE words (Jaccard similarity).
 THRESHOLD = 0.5
@@ -23,7 +24,6 @@ _WEIGHTS = (0.1, 0.9)
 
 # Two words put whole topics ("for sale") on one side, which costs training half a point of accuracy.
 _SUBJECT_WORDS = 3
-_WORD = re.compile(r"[^\W\d_]+")
 _REPLY = frozenset({"re", "fwd", "fw", "was", "subject"})
 # A beginning that more posts have, and more than this part of all, is a greeting or a form's header. The longest thread
 # of the package-index corpus is 0.7% of it.
@@ -94,7 +94,7 @@ def groups(count: int, pairs: np.ndarray) -> np.ndarray:
 
 def _shingles(text: str) -> frozenset[bytes]:
     # Cleaning leaves letters alone unless told otherwise: posts that differ in a number are one text to the model.
-    words = _WORD.findall(text.lower()) or text.lower().split()
+    words = WORD.findall(text.lower()) or text.lower().split()
     return frozenset(" ".join(words[i : i + SHINGLE]).encode() for i in range(max(1, len(words) - SHINGLE + 1)))
 
 
@@ -104,6 +104,6 @@ def _alike(first: frozenset[bytes], second: frozenset[bytes]) -> bool:
 
 
 def _subject(text: str) -> str:
-    words = _WORD.findall(text[:400].lower())
+    words = WORD.findall(text[:400].lower())
     start = next((i for i, word in enumerate(words) if word not in _REPLY), 0)
     return " ".join(words[start : start + _SUBJECT_WORDS])

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from handlers.linear import TOKEN_PATTERN, Linear
+from handlers.linear import Linear
+from handlers.words import TOKEN
 from stages import metrics
 from stages.corpus import load_split
 from stages.params import Baseline, Wide
@@ -23,7 +24,7 @@ def vectorizer(settings: Baseline | Wide) -> TfidfVectorizer:
         ngram_range=(1, settings.ngrams),
         min_df=settings.min_df,
         max_features=settings.max_terms,
-        token_pattern=TOKEN_PATTERN,
+        token_pattern=TOKEN.pattern,
     )
 
 

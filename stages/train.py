@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 CODE = (
     "handlers/model.py",
     "handlers/text.py",
+    "handlers/words.py",
     "stages/acceleration.py",
     "stages/batches.py",
     "stages/optimizer.py",

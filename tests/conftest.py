@@ -20,10 +20,11 @@ from transformers import BertConfig
 from handlers import drift
 from handlers.config import ModelConfig
 from handlers.fusion import Fusion
-from handlers.linear import TOKEN_PATTERN, Linear
+from handlers.linear import Linear
 from handlers.model import Classifier
 from handlers.predictor import Predictor
 from handlers.text import TOKENIZER_FILE, Cleaning
+from handlers.words import TOKEN
 from stages.drift import reference
 from stages.scoring import load_predictor
 
@@ -152,7 +153,7 @@ def build_bundle(folder: Path) -> Path:
         pad_id=tokenizer.token_to_id("[PAD]"),
     )
     Classifier(config).save(folder)
-    vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=TOKEN_PATTERN)
+    vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=TOKEN.pattern)
     model = LinearSVC(random_state=0).fit(vectorizer.fit_transform(texts), labels)
     Linear(
         vectorizer.get_feature_names_out().tolist(),

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.svm import LinearSVC
 
-from handlers.linear import TERMS_FILE, TOKEN_PATTERN, WEIGHTS_FILE, Linear
+from handlers.linear import TERMS_FILE, WEIGHTS_FILE, Linear
+from handlers.words import TOKEN
 
-WORDS = ["the", "car", "engine", "Moon", "PUCK", "orbit", "of", "a", "don't", "x2", "ıİé"]
+WORDS = ["the", "car", "engine", "Moon", "PUCK", "orbit", "of", "a", "don't", "x2", "ıİé", "हिन्दी"]
 TEXTS = st.lists(st.text() | st.lists(st.sampled_from(WORDS)).map(" ".join), min_size=1, max_size=6)
 
 
@@ -23,7 +24,7 @@ TEXTS = st.lists(st.text() | st.lists(st.sampled_from(WORDS)).map(" ".join), min
 def fitted(corpus: tuple[list[str], list[int]]) -> tuple[TfidfVectorizer, LinearSVC, Linear]:
     """scikit-learn's pair, and ours with the same weights."""
     texts, labels = corpus
-    vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=TOKEN_PATTERN)
+    vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=TOKEN.pattern)
     model = LinearSVC(random_state=0).fit(vectorizer.fit_transform(texts), labels)
     ours = Linear(
         vectorizer.get_feature_names_out().tolist(),
