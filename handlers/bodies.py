@@ -27,10 +27,10 @@ def document(row: Mapping[str, Any], headers: Mapping[str, Any], field: str) -> 
     value = row[field]
     if media == "application/json":
         # The server has parsed it already, unless that failed.
-        return _json(bytes(value), field) if isinstance(value, bytes | bytearray) else value
+        return _declared_json(value, charset, field) if isinstance(value, bytes | bytearray) else value
     if media == "text/json":
         # Which the server takes for text like any other.
-        return _json(_raw(value, field), field)
+        return _declared_json(value, charset, field)
     if media in _MAIL_TYPES:
         return _mail(_raw(value, field), field)
     if media.startswith("text/"):
@@ -66,8 +66,10 @@ def decode(value: Any, charset: str | None, field: str) -> str:
     raw = _raw(value, field)
     try:
         return raw.decode(codec(charset or "utf-8"))
-    except (LookupError, ValueError):
+    except (LookupError, ValueError) as error:
         reason = "the bytes are not text in the declared charset" if charset else "the bytes are not UTF-8 text"
+        if isinstance(error, LookupError):
+            reason = "the declared charset is not known"
         mend = "send UTF-8, or name the charset in the request's content type (of a form's fields none gets here)"
         raise RequestError(415, reason, field, mend) from None
 
@@ -87,6 +89,11 @@ def _mail(raw: bytes, field: str) -> str:
     except MailError as error:
         raise RequestError(error.code, error.reason, field, "send the mail's own text as text/plain") from None
     return f"{mail.subject}\n\n{mail.text}" if mail.subject else mail.text
+
+
+def _declared_json(value: Any, charset: str | None, field: str) -> Any:
+    """What JSON says; in UTF-8, UTF-16 or UTF-32 where no charset is declared, which JSON need not."""
+    return _json(decode(value, charset, field).removeprefix("\ufeff") if charset else _raw(value, field), field)
 
 
 def _json(value: bytes | str, field: str) -> Any:

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import encodings
 import pkgutil
+import re
 from email.message import Message
 from encodings.aliases import aliases
 from typing import Any
 
-# Of Hebrew and Arabic, with who orders the letters (RFC 1556), which changes no byte.
-_ORDERED = {f"iso_8859_{part}_{order}": f"iso8859_{part}" for part in (6, 8) for order in "ei"}
+# Names that Python does not have: Hebrew and Arabic with who orders the letters (RFC 1556), which changes no byte; and
+# what Windows calls Japanese.
+_MORE = {f"iso_8859_{part}_{order}": f"iso8859_{part}" for part in (6, 8) for order in "ei"} | {"windows_31j": "cp932"}
 # Python's own codecs that take quadratic time; no charset of any mail or web page.
 _SLOW = {"idna", "punycode"}
 # (Those that are not of text, such as base64, are refused by `bytes.decode`.)
@@ -19,11 +21,14 @@ _CODECS = {module.name for module in pkgutil.iter_modules(encodings.__path__)} -
 
 def codec(charset: str) -> str:
     """Python's own name, one of a fixed set, of the codec for a charset. Raises LookupError where there is none."""
-    name = encodings.normalize_encoding(charset.lower())
-    name = _ORDERED.get(name) or aliases.get(name) or aliases.get(name.replace(".", "_")) or name
-    if name not in _CODECS:
-        raise LookupError("no charset has this name")
-    return name
+    asked = encodings.normalize_encoding(charset.lower())
+    # As Windows and older programs have it: windows-874, cp-1252, x-sjis.
+    plain = re.sub(r"^(?:windows|cp)_(?=\d)", "cp", asked.removeprefix("x_"))
+    for name in (asked, plain):
+        found = _MORE.get(name) or aliases.get(name) or aliases.get(name.replace(".", "_")) or name
+        if found in _CODECS:
+            return found
+    raise LookupError("no charset has this name")
 
 
 class Headers(Message):

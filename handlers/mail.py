@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from email import message_from_bytes
 from email.errors import HeaderParseError
@@ -30,7 +30,8 @@ class MailError(Exception):
 
 @dataclass(frozen=True)
 class Mail:
-    """subject: in one line, empty where there is none. text: of the first plain part, transfer encoding undone."""
+    """subject: in one line, empty where there is none. text: of the first plain part with anything in it, transfer
+    encoding undone."""
 
     subject: str
     text: str
@@ -41,7 +42,8 @@ class _Bounded(Compat32):
 
     def header_source_parse(self, sourcelines: list[str]) -> tuple[str, str]:
         name, value = super().header_source_parse(sourcelines)
-        return name, value[:MAX_HEADER]
+        # A blank at its end would hide the name of a transfer encoding from the library.
+        return name, value[:MAX_HEADER].rstrip()
 
 
 _POLICY = _Bounded()
@@ -56,19 +58,27 @@ def read_mail(raw: bytes) -> Mail:
         raise MailError(413, "the mail has too many lines or parts")
     try:
         message = message_from_bytes(raw, Headers, policy=_POLICY)
-        part = next((part for part in message.walk() if _is_text(part)), None)
+        bodies = [
+            (body, part.get_content_charset())
+            for part in _shown(message)
+            if part.get_content_type() == "text/plain" and isinstance(body := part.get_payload(decode=True), bytes)
+        ]
     except RecursionError:
         raise MailError(413, "the mail has too many lines or parts") from None
-    # (A mail without headers is falsy.)
-    body = None if part is None else part.get_payload(decode=True)
-    if not isinstance(body, bytes):
+    if not bodies:
         raise MailError(422, "the mail has no part of plain text")
-    charset = part.get_content_charset()
+    body, charset = next((pair for pair in bodies if pair[0].strip()), bodies[0])
     return Mail(_subject(message.raw_items(), charset), _decoded(body, charset))
 
 
-def _is_text(part: Message) -> bool:
-    return part.get_content_type() == "text/plain" and part.get_content_disposition() != "attachment"
+def _shown(part: Message) -> Iterator[Message]:
+    """A part and those within it, but for attachments and what is in them."""
+    if part.get_content_disposition() == "attachment":
+        return
+    yield part
+    if part.is_multipart():
+        for inner in part.get_payload():
+            yield from _shown(inner)
 
 
 def _subject(headers: Iterable[tuple[str, str]], charset: str | None) -> str:

@@ -120,8 +120,13 @@ class Predictor:
         ]
 
     def logits(self, ids: Sequence[Sequence[int]]) -> np.ndarray:
-        """The transformer's logits float32 [posts, classes], batched by length so that little is padding."""
+        """The transformer's logits float32 [posts, classes], batched by length so that little is padding.
+
+        Raises FloatingPointError where one is infinite or no number, as where half precision overflows.
+        """
         logits = np.empty((len(ids), len(self.labels)), dtype=np.float32)
         for batch in pack_by_length([len(item) for item in ids], self.token_budget):
             logits[batch] = self.engine.logits([ids[i] for i in batch])
+        if not np.isfinite(logits).all():
+            raise FloatingPointError("the transformer's logits are no numbers")
         return logits

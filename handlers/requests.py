@@ -105,8 +105,8 @@ def parse(row: Mapping[str, Any], headers: Mapping[str, Any], passes: int = MAX_
         raise RequestError(422, "the form holds more than one post", present[1], f"send one of {', '.join(BODY_KEYS)}")
     [key] = present
     _known(row, (key, *OPTIONS), "")
-    # Fields of a form come as text. (Of a query string the server hands on nothing.)
-    options = {name: _number(decode(row[name], None, name)) for name in OPTIONS if name in row}
+    # (Of a query string the server hands on nothing.)
+    options = {name: _option(row[name], name) for name in OPTIONS if name in row}
     body = document(row, headers, key)
     try:
         return _from_body(body, key, options, headers.get("explain") == "True", passes)
@@ -273,8 +273,11 @@ def _options(options: Mapping[str, Any], most: int, explain: bool) -> dict[str, 
     return {"budget": most, **options, "fast_path": options.get("fast_path", "on") == "on"}
 
 
-def _number(text: str) -> int | float | str:
-    """A form's field as JSON would have it."""
+def _option(value: Any, field: str) -> Any:
+    """A form's field as JSON would have it: text, unless it was declared as JSON, which the server has parsed."""
+    if not isinstance(value, str | bytes | bytearray):
+        return value
+    text = decode(value, None, field)
     for kind in (int, float):
         try:
             return kind(text)

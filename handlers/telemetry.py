@@ -25,7 +25,7 @@ METRICS: dict[str, tuple[MetricTypes, str, tuple[str, ...]]] = {
     "newsgroups_requests_total": (MetricTypes.COUNTER, "Count", ()),
     # Posts answered, by the way they took through the cascade.
     "newsgroups_posts_total": (MetricTypes.COUNTER, "Count", ("path",)),
-    # Tokens that the transformer read to predict, and its passes. Those of explanations are not counted: of them
+    # Tokens that the transformer read to answer posts, and its passes. Those of explanations are not counted: of them
     # newsgroups_step_seconds, step explain, gives the time.
     "newsgroups_tokens_total": (MetricTypes.COUNTER, "Count", ()),
     "newsgroups_windows_total": (MetricTypes.COUNTER, "Count", ()),
@@ -65,7 +65,7 @@ class Telemetry:
         for path in PATHS:
             self._add("newsgroups_posts_total", 0, path)
         for label in self.labels:
-            self._add("newsgroups_predictions_total", 0, label)
+            self._add("newsgroups_predictions_total", 0, _class(label))
 
     def taken(self, requests: int) -> None:
         """Count the requests of a batch that are about posts."""
@@ -76,7 +76,7 @@ class Telemetry:
         for path, count in Counter(answer.path for answer in answers).items():
             self._add("newsgroups_posts_total", count, path)
         for label, count in Counter(answer.label for answer in answers).items():
-            self._add("newsgroups_predictions_total", count, label)
+            self._add("newsgroups_predictions_total", count, _class(label))
         for name, count in {
             "newsgroups_tokens_total": sum(answer.tokens for answer in answers),
             "newsgroups_windows_total": sum(answer.windows for answer in answers),
@@ -105,6 +105,11 @@ class Telemetry:
             # Enough digits. The front end reads "1e-06", the smallest there is then, but not "1e+16" or "nan", which no
             # count, share or time comes to.
             metric.add_or_update(round(value, DIGITS), [self._model, *plain])
+
+
+def _class(label: str) -> str:
+    """A class's name as a label, its signs as in a URL, so that c and c# stay two."""
+    return re.sub(r"[%,:|#]", lambda sign: f"%{ord(sign[0]):02X}", label)
 
 
 def _declared(metrics: Any, name: str) -> Any:

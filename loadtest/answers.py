@@ -70,7 +70,7 @@ def wrong_explanation(status: int, body: bytes, labels: Collection[str]) -> str 
 def failure(status: int, answer: Any) -> str:
     """One line about an answer that is no success; status 0 is a connection that gave none."""
     if status == 0:
-        return "no answer: is the server running at --host?"
+        return "no answer: is there a server at --host, and does it answer in time?"
     fields = answer if isinstance(answer, dict) else {}
     if hint := _HINTS.get(str(fields.get("type"))):
         return f"status {status}: {hint}"

@@ -8,6 +8,7 @@ Several processes:         locust -f loadtest/locustfile.py --headless --process
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import sys
@@ -31,6 +32,8 @@ from openloop import percentile, schedule, void
 from posts import DEFAULT, InputError, read_key, read_posts
 
 BAD_BODIES: tuple[bytes, ...] = (b"", b"{", b"[]", b"{}", b'{"text": 5}', b'{"text": null}', b'{"text": ""}')
+# Seconds. The server itself gives up first (responseTimeout in serve/newsgroups.yaml, longer for a larger model).
+PATIENCE = 600
 HEADER = "scheduled_s,latency_ms,lag_ms,ok\n"
 
 
@@ -125,10 +128,15 @@ class Visitor(FastHttpUser):
     """Closed loop: sends, waits for the answer, sends again. Has as many users as locust is told."""
 
     host = "http://127.0.0.1:8080"
+    network_timeout = PATIENCE
     run_: ClassVar[Run]
+    refused: ClassVar[bool] = False
 
     @task
     def ask(self) -> None:
+        if self.refused:
+            finish(self.environment)
+            raise StopUser
         limit = self.run_.options.requests
         if limit and self.run_.sent >= limit:
             if len(self.run_.samples) >= limit:
@@ -142,6 +150,7 @@ class Arrivals(FastHttpUser):
     """Open loop: one user that sends on schedule, whether or not earlier requests have been answered."""
 
     host = Visitor.host
+    network_timeout = PATIENCE
     fixed_count = 1
     concurrency = 4096
     run_: ClassVar[Run]
@@ -175,15 +184,23 @@ def add_options(parser: ArgumentParser) -> None:
     group.add_argument("--bad-share", type=float, default=0.0, help="of requests that must be refused, 0 to 1")
     group.add_argument("--explain-share", type=float, default=0.0, help="of explain requests, 0 to 1")
     group.add_argument("--full-path", action="store_true", help="ask for the transformer on every post: cascade off")
-    group.add_argument(
-        "--rate", type=float, help="open loop: Poisson arrivals a second; needs --headless and --requests"
-    )
-    group.add_argument(
-        "--slo-ms", type=float, default=250, help="open loop: objective for p99, by which a late generator is judged"
-    )
     group.add_argument("--requests", type=int, default=0, help="stop after so many (0: run on)")
     group.add_argument("--seed", type=int, default=20, help="of the posts and the arrivals")
-    group.add_argument("--samples", help="CSV file for the raw samples; a JSON file about the run is put beside it")
+    # Not on the web page, whose runs are a closed loop and may be several.
+    unseen = {"include_in_web_ui": False}
+    group.add_argument(
+        "--rate", type=float, help="open loop: Poisson arrivals a second; needs --headless and --requests", **unseen
+    )
+    group.add_argument(
+        "--slo-ms",
+        type=float,
+        default=250,
+        help="open loop: objective for p99, by which a late generator is judged",
+        **unseen,
+    )
+    group.add_argument(
+        "--samples", help="CSV file for the raw samples; a JSON file about the run is put beside it", **unseen
+    )
 
 
 @events.init.add_listener
@@ -230,7 +247,7 @@ def check_samples(path: Path) -> None:
 def check_server(environment: Environment, run: Run) -> None:
     """One prediction, outside the statistics. Raises InputError with what is wrong with it."""
     host = environment.host or Visitor.host
-    client = FastHttpSession(host, EventHook(), user=None)
+    client = FastHttpSession(host, EventHook(), user=None, network_timeout=PATIENCE)
     response = client.post(f"/predictions/{run.options.model}", json={"text": run.posts[0]}, headers=run.headers)
     if problem := wrong_prediction(response.status_code, response.content or b"", run.labels):
         raise InputError(f"{host}: {problem}")
@@ -238,10 +255,16 @@ def check_server(environment: Environment, run: Run) -> None:
 
 @events.test_start.add_listener
 def note_start(environment: Environment, **_: Any) -> None:
-    """A run from the web page starts its clocks and counters anew; workers draw unlike posts from one seed."""
+    """A run from the web page starts its clocks and counters anew, or not at all where a field of the page cannot be
+    used, which its log then says; workers draw unlike posts from one seed."""
     runner = environment.runner
     if environment.web_ui and not isinstance(runner, MasterRunner):
-        Visitor.run_ = Run(environment.parsed_options)
+        Visitor.refused = False
+        try:
+            Visitor.run_ = Run(environment.parsed_options)
+        except InputError as error:
+            logging.error("loadtest: %s", error)
+            Visitor.refused = True
     if isinstance(runner, WorkerRunner):
         Visitor.run_.random.seed(environment.parsed_options.seed + runner.worker_index)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
+# Of a request's body, with room for its options; and of a post (MAX_BYTES and MAX_CHARACTERS of handlers/requests.py).
+MOST_BYTES, MOST_CHARACTERS = 4_194_000, 1_000_000
 DEFAULT = Path("outputs/data/prepared/test.parquet")
 
 
@@ -30,11 +33,20 @@ def read_posts(path: Path) -> tuple[list[str], tuple[str, ...]]:
         ) from None
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise InputError(f"{path} cannot be read as posts ({' '.join(str(error).split())})") from None
-    # A post without a letter is a bad request: the server is right to refuse it.
-    posts = [post for post in posts if any(map(str.isalpha, post))]
+    posts = [post for post in posts if _acceptable(post)]
     if not posts:
-        raise InputError(f"{path} holds no post with a word in it: give --posts a file with one post a line")
+        raise InputError(
+            f"{path} holds no post with a word in it that is not too long to send: give --posts a file with one post a "
+            "line"
+        )
     return posts, labels
+
+
+def _acceptable(post: str) -> bool:
+    """Whether it is no bad request, which the server would be right to refuse: of no letter, or too long."""
+    # As JSON, with all but ASCII escaped; the server counts what Unicode's compatible form makes of it as well.
+    sent = len(json.dumps(post)) <= MOST_BYTES
+    return sent and len(unicodedata.normalize("NFKC", post)) <= MOST_CHARACTERS and any(map(str.isalpha, post))
 
 
 def _read_parquet(path: Path) -> tuple[list[str], tuple[str, ...]]:
@@ -58,7 +70,8 @@ def _read_text(path: Path) -> tuple[list[str], tuple[str, ...]]:
 
 def _lines(path: Path) -> list[str]:
     """By line feeds alone: form feeds and Unicode's other ends of a line may stand within a post."""
-    return path.read_text(encoding="utf-8").split("\n")
+    # Bytes, since in text Python takes every carriage return for an end as well; before a line feed it is Windows' own.
+    return [line.removesuffix("\r") for line in path.read_bytes().decode("utf-8").split("\n")]
 
 
 _READERS = {".parquet": _read_parquet, ".jsonl": _read_json_lines}

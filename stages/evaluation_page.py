@@ -27,7 +27,7 @@ def section(
     reject: the probability below which an answer abstains. examples: of each of `most_confused`'s pairs, (text,
     confidence) each. pictures: the folder with the PNG files of `evaluate.draw`.
     """
-    shipped = report["shipped"]
+    shipped, cascade = report["shipped"], report["fast_share"] > 0
     return [
         paragraph(
             f"All figures are of the {report['posts']} test posts, in brackets with their 95% bootstrap intervals. The "
@@ -54,7 +54,8 @@ def section(
         "<h3>Calibration</h3>",
         paragraph(
             f"Expected calibration error of what ships: {shipped['ece']:.3f}; of the transformer alone, as trained, "
-            f"{report['deep']['ece']:.3f}. Each path of the cascade has a temperature and a share of doubt of its own."
+            f"{report['deep']['ece']:.3f}."
+            + (" Each path of the cascade has a temperature and a share of doubt of its own." if cascade else "")
         ),
         table(["path", "posts", "accuracy", "calibration error"], (list(row.values()) for row in report["by_path"])),
         picture(

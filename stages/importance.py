@@ -10,6 +10,7 @@ from scipy.special import softmax
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import SGDClassifier
 
+from handlers.words import TOKEN
 from stages.tfidf import fit_transform
 
 
@@ -23,7 +24,7 @@ class Importance:
 
     def __init__(self, texts: Sequence[str], labels: Sequence[int], how: str, seed: int) -> None:
         """Raises StageError where no post has a word."""
-        self._vectorizer = TfidfVectorizer(sublinear_tf=True)
+        self._vectorizer = TfidfVectorizer(sublinear_tf=True, token_pattern=TOKEN.pattern)
         vectors = fit_transform(self._vectorizer, texts, "augment")
         self._analyze = self._vectorizer.build_analyzer()
         self._model = None

@@ -14,9 +14,7 @@ from stages.variants import TORCH
 _PAGE = """\
 # {name} {version}
 
-Sorts a post into one of {count} classes, with calibrated probabilities. A fine-tuned
-`{repository}` (from {checkpoint}) and a linear model over TF-IDF are fused, with the weights in `fusion.json`; where
-the linear model is sure enough, it may answer alone.
+Sorts a post into one of {count} classes, with calibrated probabilities (`fusion.json`). {parts}
 
 ## Data
 {data} (sha256 of the content `{digest}`). {train} posts to train, {validation} to validate and calibrate, both of its
@@ -25,12 +23,14 @@ training split; {test} of its test split for the figures below.
 ## Results
 On the test split, with 95% bootstrap intervals where one was computed:
 
-| | PyTorch variant | 95% interval | linear baseline |
+| | PyTorch variant | 95% interval | baseline |
 | --- | --- | --- | --- |
 {figures}
 
-`ece` is the expected calibration error, `top3` the share of posts whose class is among the three most probable,
-`fast_share` the share that the linear model answers alone. Less the baseline, paired: {gain}.
+The baseline is another model, TF-IDF and a linear support vector machine. `ece` is the expected calibration error,
+`top3` the share of posts whose class is among the three most probable, `fast_share` the share that the linear part
+answers alone, `answered` the share on which the model does not abstain, `answered_precision` the share of right ones
+among those. Less the baseline, paired: {gain}.
 
 {own}
 
@@ -46,7 +46,7 @@ A person should be able to correct what it decides.
 ## Limits
 - It knows its {count} classes only and names one of them, however foreign the text. {abstention}
 - {bias}
-- The transformer reads only the beginning of a long post (an answer says `truncated`); the linear part reads all of it.
+- The transformer reads only the beginning of a long post (an answer says `truncated`){rest}.
 - Not for decisions about people, such as moderation without review.
 
 ## Classes
@@ -127,9 +127,9 @@ def model_card(
         name=name,
         version=version,
         count=len(labels),
-        repository=encoder.repository,
-        checkpoint=checkpoint["version"],
-        data=f"{data}, sorted by date, from {corpus['version']}, which states no licence of its own"
+        parts=_parts(fusion, f"`{encoder.repository}` (from {checkpoint['version']})"),
+        rest="; the linear part reads all of it" if fusion.wide else ", and nothing reads the rest",
+        data=f"{data}, split by date, from {corpus['version']}; the corpus states no licence of its own"
         if public
         else data,
         bias=_BIAS if public else _OWN_BIAS,
@@ -143,6 +143,13 @@ def model_card(
         classes="\n".join(f"- {label}" for label in labels),
     )
     return f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n\n{page}"
+
+
+def _parts(fusion: Fusion, encoder: str) -> str:
+    if not fusion.wide:
+        return f"It is a fine-tuned {encoder}."
+    alone = "" if fusion.margin is None else "; where the linear model is sure enough, it may answer alone"
+    return f"A fine-tuned {encoder} and a linear model over TF-IDF are fused{alone}."
 
 
 def _figures(test: dict[str, Any], baseline: dict[str, Any]) -> str:

@@ -99,6 +99,10 @@ def _folder_rows(folder: Path) -> Iterator[tuple[str, str]]:
     if hidden := [kind.name for kind in kinds if _hidden(kind, folder)]:
         log.warning("%s: hidden folders are no classes: %s", folder, ", ".join(hidden))
     for kind in (kind for kind in kinds if not _hidden(kind, folder)):
+        try:
+            kind.name.encode()
+        except UnicodeEncodeError:
+            raise StageError(f"{folder} has a folder {kind.name!a}, whose name is not UTF-8: rename it") from None
         for path in sorted(place for place in kind.rglob("*") if place.is_file() and not _hidden(place, folder)):
             _check_utf8(path)
             yield kind.name, path.read_text(encoding="utf-8")
@@ -153,9 +157,14 @@ def _read_parquet(path: Path) -> list[tuple[str | None, str | None]]:
     kind, written = table.features["label"], table.features["text"]
     if not (isinstance(written, Value) and "string" in written.dtype):
         raise StageError(f"{path}: the column text is no text but {written}; write it as strings")
+    if not isinstance(kind, ClassLabel) and not (isinstance(kind, Value) and "binary" not in kind.dtype):
+        raise StageError(f"{path}: the column label is no name but {kind}; write one string or number a row")
 
     def name(label: Any) -> str | None:
         if label is None or (isinstance(label, float) and math.isnan(label)):
+            return None
+        # Of a data set's split that has no labels.
+        if isinstance(kind, ClassLabel) and label < 0:
             return None
         return kind.int2str(label) if isinstance(kind, ClassLabel) else str(label)
 

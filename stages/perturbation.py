@@ -8,6 +8,7 @@ import re
 import numpy as np
 
 from handlers.linear import Linear
+from handlers.words import WORD
 
 # Given names that were common in the United States of the 1990 census and seldom are another word.
 _CENSUS = (
@@ -21,7 +22,6 @@ SHORTEST_TYPO = 4  # letters of a word that gets one
 
 _NAME = re.compile(rf"\b({'|'.join(GIVEN_NAMES)})\b", re.IGNORECASE | re.ASCII)
 _WORD = re.compile(r"\S+")
-_LETTERS = re.compile(r"[^\W\d_]+")
 
 
 def other_name(text: str, numbers: random.Random) -> str | None:
@@ -60,7 +60,7 @@ def typos(text: str, numbers: random.Random) -> str | None:
 
 
 def _long_enough(word: str) -> bool:
-    return len(word) >= SHORTEST_TYPO and _LETTERS.fullmatch(word.strip(".,;:!?\"'()")) is not None
+    return len(word) >= SHORTEST_TYPO and WORD.fullmatch(word.strip(".,;:!?\"'()")) is not None
 
 
 def signature(text: str, numbers: random.Random) -> str:

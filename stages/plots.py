@@ -12,21 +12,28 @@ from stages.figures import save
 
 FOR = "#2166ac"
 DPI = 100
+# More would make a picture that no screen shows; every pair is in confusion.csv.
+LEGIBLE_CLASSES = 60
 
 
 def confusion_matrix(path: Path, matrix: np.ndarray, names: Sequence[str]) -> Figure:
-    """Counts [actual, predicted], each row shaded by its share of the class."""
-    size = 2.5 + 0.42 * len(names)
+    """Counts [actual, predicted], each row shaded by its share of the class; of more than LEGIBLE_CLASSES the shades
+    alone."""
+    labels = [_plain(name, 40) for name in names]
+    legible = len(names) <= LEGIBLE_CLASSES
+    # Inches: of the margins, of the longest label, and of the cells, where they must hold a number.
+    margins = 1.5 + 0.08 * max(map(len, labels)) * legible
+    size = margins + 0.42 * min(len(names), LEGIBLE_CLASSES)
     figure = Figure(figsize=(size, size), layout="constrained")
     axes = figure.subplots()
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, column in zip(*np.nonzero(matrix), strict=True):
-        colour = "white" if shares[row, column] > 0.5 else "black"
-        axes.text(column, row, matrix[row, column], ha="center", va="center", fontsize=7, color=colour)
-    labels = [_plain(name, 40) for name in names]
-    axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=8)
-    axes.set_yticks(range(len(names)), labels, fontsize=8)
+    if legible:
+        for row, column in zip(*np.nonzero(matrix), strict=True):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, matrix[row, column], ha="center", va="center", fontsize=7, color=colour)
+        axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=8)
+        axes.set_yticks(range(len(names)), labels, fontsize=8)
     axes.set_xlabel("predicted")
     axes.set_ylabel("actual")
     return save(figure, path, DPI)

@@ -112,6 +112,12 @@ def test_importance_is_the_posts_tfidf() -> None:
     assert letter == unknown == 0
 
 
+def test_words_keep_their_marks() -> None:
+    importance = Importance(["हिन्दी की", "पानी की"], [0, 1], "tfidf", seed=1)
+    rare, common = importance(["हिन्दी", "की"], 0)
+    assert rare > common > 0
+
+
 def test_posts_without_a_word_name_the_parameter() -> None:
     with pytest.raises(StageError, match=r"set prepare\.letters_only"):
         Importance(["a b", "c"], [0, 1], "tfidf", seed=1)

@@ -16,7 +16,7 @@ from handlers.fusion import Fusion
 from handlers.onnx_engine import GRAPH_FILE, OnnxEngine
 from handlers.predictor import Predictor
 from handlers.torch_engine import TorchEngine
-from stages.export import Reference, halve, judge, spread
+from stages.export import Reference, export_onnx, halve, judge, spread
 from stages.files import sha256
 from stages.footprint import footprint
 from stages.parity import Parity, compare, float32_faults, reduced_faults
@@ -40,6 +40,13 @@ def test_labels_and_limits_travel_in_the_graph(tiny_bundle: Path, tiny_graph: Pa
     assert (theirs.labels, theirs.max_tokens) == (ours.labels, ours.max_tokens)
     assert theirs.pad_id == ours.model.config.pad_id
     assert [entry.version for entry in onnx.load(tiny_graph).opset_import if not entry.domain] == [20]
+
+
+@pytest.mark.parametrize("opset", [18, 23])
+def test_the_oldest_and_the_newest_opset_know_their_layers(tiny_bundle: Path, tmp_path: Path, opset: int) -> None:
+    export_onnx(tiny_bundle, tmp_path / GRAPH_FILE, opset)
+    assert opset == next(entry.version for entry in onnx.load(tmp_path / GRAPH_FILE).opset_import if not entry.domain)
+    assert "layer.0.attention.self.query" in " ".join(layers(tmp_path / GRAPH_FILE).values())
 
 
 def test_every_graph_tells_the_version_and_the_weights_that_it_is_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import re
@@ -10,15 +11,18 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
 import pytest
+import requests
 
 from loadtest.openloop import percentile
 from stages.loadrun import run
-from stages.torchserve import Server
+from stages.torchserve import Server, free_ports
 from tests import trivial
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -106,7 +110,7 @@ def test_a_load_test_that_fails_is_measured_all_the_same(server: Server, tmp_pat
         (("--key-file", "none.json"), "none.json is missing"),
         (("--key-file", "wrong.json"), "wrong or expired key"),
         (("--model", "other"), "model not loaded"),
-        (("--host", "http://127.0.0.1:9"), "is the server running"),
+        (("--host", "http://127.0.0.1:9"), "is there a server at --host"),
         (("--rate", "0", "--requests", "5"), "the rate is 0"),
         (("--rate", "5", "--requests", "5", "--run-time", "9"), "drop --run-time"),
         (("--posts", "empty.txt"), "holds no post"),
@@ -123,6 +127,54 @@ def test_a_run_that_cannot_be_says_why(server: Server, tmp_path: Path, options: 
     done = locust(server, tmp_path, *options)
     assert done.returncode == 1
     assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_its_web_page_starts_runs_and_refuses_what_cannot_be(server: Server, tmp_path: Path) -> None:
+    [port] = free_ports(1)
+    page = f"http://127.0.0.1:{port}"
+    command = [word for word in locust_command(server, tmp_path) if word not in ("--headless", "--only-summary")]
+    command += ["--web-host", "127.0.0.1", "--web-port", str(port)]
+    with (tmp_path / "log").open("w") as log, subprocess.Popen(command, cwd=tmp_path, stderr=log) as child:
+        try:
+            shown = wait_for(lambda: requests.get(page, timeout=5).text)
+            fields = json.loads(re.search(r"window.templateArgs = (.*)", shown)[1])["extra_options"]
+            # An open loop has no page.
+            assert fields.keys().isdisjoint({"rate", "slo_ms", "samples"})
+            # As the page does, with every field of its form.
+            form = {name: field["default_value"] for name, field in fields.items()}
+            form |= {"user_count": 2, "spawn_rate": 2, "host": server.url}
+
+            def start(**changes: Any) -> None:
+                assert requests.post(f"{page}/swarm", data=form | changes, timeout=5).json()["success"]
+
+            def told() -> dict[str, Any]:
+                return requests.get(f"{page}/stats/requests", timeout=5).json()
+
+            start(requests=30)
+            wait_for(lambda: told()["state"] == "stopped")
+            assert told()["stats"][-1]["num_requests"] == 30 and not told()["stats"][-1]["num_failures"]
+            start(bad_share=2)
+            wait_for(lambda: told()["state"] == "stopped")
+            assert told()["stats"][-1]["num_requests"] == 0
+            assert "--bad-share is 2: give 0 to 1" in requests.get(f"{page}/logs", timeout=5).text
+            start(requests=20, bad_share=0.5)
+            wait_for(lambda: told()["state"] == "stopped")
+            assert {row["name"]: row for row in told()["stats"]}["bad"]["num_requests"]
+            child.send_signal(signal.SIGTERM)
+            assert child.wait(timeout=30) == 0
+        finally:
+            child.kill()
+
+
+def wait_for(question: Callable[[], Any]) -> Any:
+    """Its first answer that is true; a page that is not there yet gives none."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        with contextlib.suppress(requests.ConnectionError):
+            if answer := question():
+                return answer
+        time.sleep(0.1)
+    raise TimeoutError
 
 
 def test_several_processes_load_one_server(server: Server, tmp_path: Path) -> None:

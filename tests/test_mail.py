@@ -54,6 +54,31 @@ def test_the_plain_part_of_several() -> None:
     assert text(message.as_bytes()) == "Grüße\n\nthe engine\n"
 
 
+def test_an_attached_mail_is_not_read() -> None:
+    inner = EmailMessage()
+    inner.set_content("somebody else's text\n")
+    message = EmailMessage()
+    message.add_attachment(inner)
+    message.add_attachment("<p>mine</p>", subtype="html", disposition="inline")
+    with pytest.raises(RequestError, match="no part of plain text"):
+        text(message.as_bytes())
+    message.add_attachment("mine\n", disposition="inline")
+    assert text(message.as_bytes()) == "mine\n"
+
+
+def test_a_part_that_is_empty_gives_way_to_one_with_text() -> None:
+    message = EmailMessage()
+    message.add_attachment(" \n", disposition="inline")
+    assert text(message.as_bytes()) == " \n"
+    message.add_attachment("the engine\n", disposition="inline")
+    assert text(message.as_bytes()) == "the engine\n"
+
+
+@pytest.mark.parametrize("encoding", ["Quoted-Printable ", "quoted-printable\t"])
+def test_a_blank_behind_the_transfer_encoding_does_not_matter(encoding: str) -> None:
+    assert text(f"Content-Transfer-Encoding: {encoding}\n\nGr=C3=BC=C3=9Fe".encode()) == "Grüße"
+
+
 @pytest.mark.parametrize(
     ("charset", "body", "expected"),
     [
@@ -67,6 +92,14 @@ def test_the_plain_part_of_several() -> None:
         ("ISO-8859-8-I", "שלום".encode("iso-8859-8"), "שלום"),
         ("iso-8859-8-e", "שלום".encode("iso-8859-8"), "שלום"),
         ("iso-8859-6-i", "سلام".encode("iso-8859-6"), "سلام"),
+        ("windows-874", "สวัสดี".encode("cp874"), "สวัสดี"),
+        ("Windows-31J", "車".encode("cp932"), "車"),
+        ("windows-936", "汽车".encode("gbk"), "汽车"),
+        ("windows-949", "자동차".encode("cp949"), "자동차"),
+        ("x-sjis", "車".encode("shift-jis"), "車"),
+        ("x-gbk", "汽车".encode("gbk"), "汽车"),
+        ("x-euc-jp", "車".encode("euc-jp"), "車"),
+        ("cp-1252", "Grüße".encode("cp1252"), "Grüße"),
         # What is declared and fits is believed, also where UTF-8 would fit.
         ("latin-1", "ü".encode(), "Ã¼"),
     ],

@@ -13,9 +13,10 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
+from handlers.requests import MAX_BYTES, MAX_CHARACTERS
 from loadtest.answers import failure, wrong_explanation, wrong_prediction, wrong_refusal
 from loadtest.openloop import CORE_SHARE, LAG_SHARE, percentile, schedule, void
-from loadtest.posts import InputError, read_key, read_posts
+from loadtest.posts import MOST_BYTES, MOST_CHARACTERS, InputError, read_key, read_posts
 from stages.corpus import features
 
 GOOD = {"label": "a", "probabilities": {"a": 0.7, "b": 0.3}, "model": {"name": "m", "version": "1"}}
@@ -122,7 +123,7 @@ def test_an_explanation() -> None:
 def test_failures_say_the_mend() -> None:
     assert "--key-file" in failure(400, {"type": "InvalidKeyException", "message": "..."})
     assert "--model" in failure(404, {"type": "ModelNotFoundException", "message": "..."})
-    assert "running" in failure(0, None)
+    assert "at --host" in failure(0, None)
     assert "starting" in failure(503, {"type": "ServiceUnavailableException", "message": "..."})
 
 
@@ -155,9 +156,18 @@ def test_posts_come_from_three_kinds_of_file(tmp_path: Path) -> None:
     assert read_posts(tmp_path / "posts.parquet") == (["one post", "another"], ("x", "y"))
 
 
+def test_posts_that_the_server_would_refuse_are_left_out(tmp_path: Path) -> None:
+    assert MOST_CHARACTERS == MAX_CHARACTERS and MAX_BYTES - 400 < MOST_BYTES < MAX_BYTES - 100
+    longest = "a" * MAX_CHARACTERS
+    # Four bytes of UTF-8, twelve of JSON; one character that stands for eighteen.
+    for post in (longest + "a", "12 34", "\U00010400" * (MAX_BYTES // 12), "\ufdfa" * (MAX_CHARACTERS // 17)):
+        (tmp_path / "posts.txt").write_text(f"one post\n{post}\n{longest}\n")
+        assert read_posts(tmp_path / "posts.txt") == (["one post", longest], ())
+
+
 def test_only_a_line_feed_ends_a_post(tmp_path: Path) -> None:
-    posts = ["a form\x0cfeed", "a line\u2028separator", "a next\x85line"]
-    (tmp_path / "posts.txt").write_text("\n".join(posts), encoding="utf-8")
+    posts = ["a form\x0cfeed", "a carriage\rreturn", "a line\u2028separator", "a next\x85line"]
+    (tmp_path / "posts.txt").write_bytes("\r\n".join(posts).encode())
     lines = (json.dumps(post, ensure_ascii=False) for post in posts)
     (tmp_path / "posts.jsonl").write_text("\n".join(lines), encoding="utf-8")
     assert read_posts(tmp_path / "posts.txt") == read_posts(tmp_path / "posts.jsonl") == (posts, ())

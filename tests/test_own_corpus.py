@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -196,6 +197,19 @@ def bad(tmp_path: Path, name: str) -> Path:
             path = tmp_path / "posts.parquet"
             Dataset.from_dict({"text": ["x", "y"], "label": [1.0, float("nan")]}).to_parquet(str(path))
             return path
+        case "label of a class label":
+            kinds = Features({"text": Value("string"), "label": ClassLabel(names=["cold", "warm"])})
+            path = tmp_path / "posts.parquet"
+            Dataset.from_dict({"text": ["x", "y"], "label": [0, -1]}, features=kinds).to_parquet(str(path))
+            return path
+        case "several labels":
+            path = tmp_path / "posts.parquet"
+            Dataset.from_dict({"text": ["x", "y"], "label": [["a"], ["a", "b"]]}).to_parquet(str(path))
+            return path
+        case "name not utf-8":
+            as_folder(tmp_path, ROWS)
+            (tmp_path / os.fsdecode(b"caf\xe9")).mkdir()
+            return tmp_path
         case "label":
             file.write_text("text,label\nx,a\ny,\n")
         case "one class":
@@ -234,6 +248,9 @@ def bad(tmp_path: Path, name: str) -> Path:
         ("no header", r"posts\.csv lacks the column text; it has .{,200}, and needs"),
         ("number for no label", "row 2 has no label"),
         ("label", "row 2 has no label"),
+        ("label of a class label", "row 2 has no label"),
+        ("several labels", "the column label is no name but List"),
+        ("name not utf-8", r"has a folder 'caf\\udce9', whose name is not UTF-8: rename it"),
         ("one class", "one class only: 01"),
         ("one post", r"too few posts of lonely \(1\)"),
         ("one post beside a test part", r"too few posts of lonely \(1\)"),

@@ -25,6 +25,7 @@ import safetensors.numpy
 import yaml
 from datasets import ClassLabel, Dataset, Features, Value
 
+from handlers.fusion import Fusion
 from handlers.model import WEIGHTS_FILE
 from handlers.onnx_engine import GRAPH_FILE
 from stages.corpus import save_split
@@ -247,6 +248,16 @@ def test_a_card_of_a_model_that_always_abstains(tiny_bundle: Path, onnx: Path, t
     package(tiny_bundle, onnx, replace(FACTS, quality=quality), "1.0", tmp_path / "store")
     with zipfile.ZipFile(tmp_path / "store" / "newsgroups.mar") as archive:
         assert "| answered_precision |  |  |  |" in archive.read("MODEL_CARD.md").decode()
+
+
+def test_a_card_of_the_transformer_alone(tiny_bundle: Path, onnx: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, bundle)
+    Fusion(deep=1.0, wide=0.0, fast=1.0, margin=None).save(bundle)
+    package(bundle, onnx, FACTS, "1.0", tmp_path / "store")
+    page = members_of(tmp_path / "store" / "newsgroups.mar")["MODEL_CARD.md"].decode()
+    assert "fused" not in page and "answer alone" not in page
+    assert "nothing reads the rest" in page and "the linear part reads" not in page
 
 
 def test_a_missing_file_is_named(tiny_bundle: Path, onnx: Path, tmp_path: Path) -> None:

@@ -37,6 +37,22 @@ def test_confusions_are_counts_shaded_by_their_share_of_the_class(tmp_path: Path
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "actual")
 
 
+def test_confusions_of_many_classes_are_shades_alone(tmp_path: Path) -> None:
+    many = plots.LEGIBLE_CLASSES + 1
+    figure = plots.confusion_matrix(tmp_path / "c.png", np.eye(many, dtype=int), [f"class {i}" for i in range(many)])
+    few = plots.confusion_matrix(tmp_path / "d.png", np.eye(many - 1, dtype=int), ["x"] * (many - 1))
+    assert not figure.axes[0].texts and len(few.axes[0].texts) == many - 1
+    assert max(figure.get_size_inches()) <= max(few.get_size_inches())
+
+
+def test_long_names_leave_the_cells_their_size(tmp_path: Path) -> None:
+    def cells(names: list[str]) -> float:
+        figure = plots.confusion_matrix(tmp_path / "c.png", np.eye(2, dtype=int), names)
+        return figure.axes[0].get_window_extent().width
+
+    assert cells(["w" * 40, "i" * 40]) > 0.8 * cells(["w", "i"])
+
+
 def test_reliability_leaves_out_empty_bins_and_names_the_error(tmp_path: Path) -> None:
     actual = np.array([0, 0, 1, 1])
     probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.4, 0.6]])

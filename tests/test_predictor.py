@@ -68,6 +68,15 @@ def test_small_batches_change_no_answer(
     assert_same(predictor.predict(POSTS, fast_path=False), alone[False])
 
 
+def test_logits_that_are_no_numbers_are_no_answer(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def overflow(ids: Sequence[Sequence[int]]) -> np.ndarray:
+        return np.full((len(ids), len(predictor.labels)), np.nan, dtype=np.float32)
+
+    monkeypatch.setattr(predictor.engine, "logits", overflow)
+    with pytest.raises(FloatingPointError, match="no numbers"):
+        predictor.predict(POSTS, fast_path=False)
+
+
 def test_sure_posts_never_reach_the_transformer(predictor: Predictor) -> None:
     paths = [(answer.path, answer.tokens > 0) for answer in predictor.predict(POSTS)]
     assert paths == [("linear", False)] * 3 + [("full", True)] * 3

@@ -24,6 +24,22 @@ def test_declared_charset_is_followed() -> None:
     assert parse(*received(bytearray(json.dumps("a post").encode("utf-16")), JSON)).posts == ("a post",)
 
 
+@pytest.mark.parametrize("media", [JSON, "text/json"])
+def test_the_charset_of_json_is_followed(media: str) -> None:
+    value = bytearray(json.dumps({"text": "Grüße"}, ensure_ascii=False).encode("latin-1"))
+    assert parse(*received(value, media, header=f"{media}; charset=iso-8859-1")).posts == ("Grüße",)
+    assert refusal(value, media, header=f"{media}; charset=utf-8").code == 415
+
+
+def test_a_charset_that_is_not_known_is_told_from_one_that_does_not_fit() -> None:
+    assert refusal(bytearray(b"\xe9"), "text/plain", header="text/plain; charset=klingon").reason == (
+        "the declared charset is not known"
+    )
+    assert refusal(bytearray(b"\xe9"), "text/plain", header="text/plain; charset=utf-8").reason == (
+        "the bytes are not text in the declared charset"
+    )
+
+
 @pytest.mark.parametrize("parameter", UNREADABLE)
 @pytest.mark.parametrize("media", [JSON, "text/plain", "message/rfc822", ""])
 def test_a_charset_that_cannot_be_read_is_unknown_or_none(media: str, parameter: str) -> None:

@@ -93,6 +93,10 @@ def test_options_from_json_form_and_tensor_parameters() -> None:
     )
     form = received(bytearray(b"a"), key="text", top_k=bytearray(b"3"), fast_path=bytearray(b"off"))
     assert parse(*form) == Request(("a",), "single", top_k=3, fast_path=False)
+    # Fields that are declared as JSON come parsed.
+    typed = received("a", key="text", top_k=3, threshold=None, fast_path="off")
+    assert parse(*typed) == Request(("a",), "single", top_k=3, fast_path=False)
+    assert refusal("a", key="text", method=["linear"], explain=True).field == "method"
     tensor = {"name": "t", "shape": [2], "datatype": "BYTES", "data": ["a", "b"]}
     request = parse(*received({"id": "7", "inputs": [tensor], "parameters": {"top_k": 1}}, JSON))
     assert request == Request(("a", "b"), "tensors", top_k=1, budget=MAX_PASSES // 2, identity="7")

@@ -95,7 +95,7 @@ def test_a_batch_is_counted_in_sums(tmp_path: Path, caplog: pytest.LogCaptureFix
         ("posts_total", "full"): [2],
         ("posts_total", "linear"): [1],
         ("predictions_total", "rec.autos"): [2],
-        ("predictions_total", "odd label with signs"): [1],
+        ("predictions_total", "odd%3A label%2C with %7C signs"): [1],
         ("tokens_total",): [14],
         ("windows_total",): [4],
         ("abstentions_total",): [1],

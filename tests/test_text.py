@@ -14,7 +14,7 @@ from handlers.words import WORD
 
 STOP_WORDS = ("the", "of", "and")
 # Letters that compose with a mark in one case only, and a script whose vowels are marks.
-COMPOSED = "İΣßǅH\u0331J\u030cहिन्दी"
+COMPOSED = "İΣßǅH\u0331J\u030cहिन्दी\u200d"
 ANY_TEXT = st.text() | st.text(st.sampled_from(f"aAéE\u0301{COMPOSED} \t\n\r\x00\x85\u2028\ufeff.,'-_0123the"))
 
 
@@ -52,6 +52,9 @@ def test_no_control_characters_are_left(text: str) -> None:
         ("हिन्दी में 20 किताबें।", True, "हिन्दी में किताबें"),
         ("\u05e9\u05b8\u05dc\u05d5\u05b9\u05dd!", True, "\u05e9\u05b8\u05dc\u05d5\u05b9\u05dd"),
         ("H\u0331 1\ufe0f\u20e3 \u2764\ufe0f", True, "\u1e96"),
+        ("\U00011107\U0001112c\U00011109\U00011134", True, "\U00011107\U0001112c\U00011109\U00011134"),
+        ("\u0646\u06cc\u200c\u0645 ශ්\u200dරී", True, "\u0646\u06cc\u200c\u0645 ශ්\u200dරී"),
+        ("a\u200d \u200dcar\u200c", True, "a car"),
     ],
 )
 def test_cleaning_by_example(raw: str, letters_only: bool, expected: str) -> None:
