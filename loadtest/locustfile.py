@@ -177,30 +177,24 @@ def finish(environment: Environment) -> None:
 
 @events.init_command_line_parser.add_listener
 def add_options(parser: ArgumentParser) -> None:
-    group = parser.add_argument_group("Newsgroups")
-    group.add_argument("--model", default="newsgroups", help="name of the served model")
-    group.add_argument("--key-file", default="key_file.json", help="written by TorchServe where it was started")
-    group.add_argument("--posts", default=str(DEFAULT), help="data set (.parquet), JSON lines or text, one post a line")
-    group.add_argument("--bad-share", type=float, default=0.0, help="of requests that must be refused, 0 to 1")
-    group.add_argument("--explain-share", type=float, default=0.0, help="of explain requests, 0 to 1")
-    group.add_argument("--full-path", action="store_true", help="ask for the transformer on every post: cascade off")
-    group.add_argument("--requests", type=int, default=0, help="stop after so many (0: run on)")
-    group.add_argument("--seed", type=int, default=20, help="of the posts and the arrivals")
-    # Not on the web page, whose runs are a closed loop and may be several.
-    unseen = {"include_in_web_ui": False}
+    add = parser.add_argument
+    add("--model", default="newsgroups", help="name of the served model")
+    add("--key-file", default="key_file.json", help="written by TorchServe where it was started")
+    add("--posts", default=str(DEFAULT), help="data set (.parquet), JSON lines or text, one post a line")
+    add("--bad-share", type=float, default=0.0, help="of requests that must be refused, 0 to 1")
+    add("--explain-share", type=float, default=0.0, help="of explain requests, 0 to 1")
+    add("--full-path", action="store_true", help="ask for the transformer on every post: cascade off")
+    add("--requests", type=int, default=0, help="stop after so many (0: run on)")
+    add("--seed", type=int, default=20, help="of the posts and the arrivals")
+    # Locust shows what the parser has itself on its web page, and no group: an open loop has no page.
+    group = parser.add_argument_group("Without a web page")
     group.add_argument(
-        "--rate", type=float, help="open loop: Poisson arrivals a second; needs --headless and --requests", **unseen
+        "--rate", type=float, help="open loop: Poisson arrivals a second; needs --headless and --requests"
     )
     group.add_argument(
-        "--slo-ms",
-        type=float,
-        default=250,
-        help="open loop: objective for p99, by which a late generator is judged",
-        **unseen,
+        "--slo-ms", type=float, default=250, help="open loop: objective for p99, by which a late generator is judged"
     )
-    group.add_argument(
-        "--samples", help="CSV file for the raw samples; a JSON file about the run is put beside it", **unseen
-    )
+    group.add_argument("--samples", help="CSV file for the raw samples; a JSON file about the run is put beside it")
 
 
 @events.init.add_listener
