@@ -12,7 +12,10 @@ from typing import Any
 
 # Names that Python does not have: Hebrew and Arabic with who orders the letters (RFC 1556), which changes no byte; and
 # what Windows calls Japanese.
-_MORE = {f"iso_8859_{part}_{order}": f"iso8859_{part}" for part in (6, 8) for order in "ei"} | {"windows_31j": "cp932"}
+_MORE = {f"iso_8859_{part}_{order}": f"iso8859_{part}" for part in (6, 8) for order in "ei"} | {
+    "cp31j": "cp932",
+    "cswindows31j": "cp932",
+}
 # Python's own codecs that take quadratic time; no charset of any mail or web page.
 _SLOW = {"idna", "punycode"}
 # (Those that are not of text, such as base64, are refused by `bytes.decode`.)

@@ -63,7 +63,7 @@ def contributions(
     # Only what the transformer reads is left out, and nothing moves up from behind it.
     texts = [" ".join(head), *(" ".join([*head[: span.start], *head[span.stop :]]) for span in spans)]
     fusion = predictor.fusion
-    logits = predictor.logits([item.ids for item in predictor.encoder(texts)])
+    logits = predictor.finite_logits([item.ids for item in predictor.encoder(texts)])
     wide = predictor.linear.scores([" ".join(words)])
     joint = fusion.joint(logits, wide)
     for span, without in zip(spans, joint[1:], strict=True):

@@ -58,17 +58,17 @@ def read_mail(raw: bytes) -> Mail:
         raise MailError(413, "the mail has too many lines or parts")
     try:
         message = message_from_bytes(raw, Headers, policy=_POLICY)
-        bodies = [
-            (body, part.get_content_charset())
+        parts = [
+            (_decoded(body, charset := part.get_content_charset()), charset)
             for part in _shown(message)
             if part.get_content_type() == "text/plain" and isinstance(body := part.get_payload(decode=True), bytes)
         ]
     except RecursionError:
         raise MailError(413, "the mail has too many lines or parts") from None
-    if not bodies:
+    if not parts:
         raise MailError(422, "the mail has no part of plain text")
-    body, charset = next((pair for pair in bodies if pair[0].strip()), bodies[0])
-    return Mail(_subject(message.raw_items(), charset), _decoded(body, charset))
+    text, charset = next((part for part in parts if part[0].strip()), parts[0])
+    return Mail(_subject(message.raw_items(), charset), text)
 
 
 def _shown(part: Message) -> Iterator[Message]:

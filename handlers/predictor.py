@@ -98,7 +98,7 @@ class Predictor:
             with timings.step("tokenize"):
                 encoded = self.encoder([cleaned[i] for i in unsure])
             with timings.step("infer"):
-                logits = self.logits([item.ids for item in encoded])
+                logits = self.finite_logits([item.ids for item in encoded])
                 probabilities[unsure] = self.fusion.full(logits, scores[unsure])
             tokens[unsure] = [len(item.ids) for item in encoded]
             truncated[unsure] = [item.truncated for item in encoded]
@@ -120,13 +120,16 @@ class Predictor:
         ]
 
     def logits(self, ids: Sequence[Sequence[int]]) -> np.ndarray:
-        """The transformer's logits float32 [posts, classes], batched by length so that little is padding.
-
-        Raises FloatingPointError where one is infinite or no number, as where half precision overflows.
-        """
+        """The transformer's logits float32 [posts, classes], batched by length so that little is padding."""
         logits = np.empty((len(ids), len(self.labels)), dtype=np.float32)
         for batch in pack_by_length([len(item) for item in ids], self.token_budget):
             logits[batch] = self.engine.logits([ids[i] for i in batch])
+        return logits
+
+    def finite_logits(self, ids: Sequence[Sequence[int]]) -> np.ndarray:
+        """The same, for what is answered. Raises FloatingPointError where one is infinite or no number, as where half
+        precision overflows: nothing compares with such a one, so that an answer would be given all the same."""
+        logits = self.logits(ids)
         if not np.isfinite(logits).all():
             raise FloatingPointError("the transformer's logits are no numbers")
         return logits

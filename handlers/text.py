@@ -20,6 +20,8 @@ TOKENIZER_FILE = "tokenizer.json"
 
 # Control characters, marks of a broken decoding, and halves of surrogate pairs, which no tokenizer takes.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffd\ud800-\udfff]")
+# How a character is to be drawn, as a picture or as text for example: no part of what is written.
+_SELECTORS = re.compile("[\u034f\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 _SPACE = re.compile(r"\s+")
 
 # Combining marks on one letter, Unicode's own bound (https://www.unicode.org/reports/tr15/#Stream_Safe_Text_Format).
@@ -49,7 +51,7 @@ class Cleaning:
 
     def __call__(self, text: str) -> str:
         """Clean one post. Idempotent but for stemming (Porter's stem of a stem may differ)."""
-        text = _CONTROL.sub(" ", normalized(text))
+        text = _CONTROL.sub(" ", normalized(_SELECTORS.sub("", text)))
         if self.letters_only:
             # Some letters that have no capital of their own compose with their mark only now.
             text = " ".join(WORD.findall(normalized(text.lower())))

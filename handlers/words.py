@@ -14,9 +14,8 @@ from itertools import groupby
 
 def _marks() -> str:
     """All combining marks (the Unicode categories M*), as the ranges of a regular expression's set."""
-    # Where Unicode has them: at the end there are only the selectors of an ideograph's variants.
-    places = (*range(0x300, 0x20000), *range(0xE0100, 0xE01F0))
-    codes = [code for code in places if unicodedata.category(chr(code)).startswith("M")]
+    # Beyond them there are only the selectors of an ideograph's variants, which cleaning drops.
+    codes = [code for code in range(0x300, 0x20000) if unicodedata.category(chr(code)).startswith("M")]
     runs = (list(run) for _, run in groupby(enumerate(codes), lambda pair: pair[1] - pair[0]))
     return "".join(f"{chr(run[0][1])}-{chr(run[-1][1])}" for run in runs)
 
@@ -33,4 +32,4 @@ def _word(letter: str) -> str:
 
 WORD = re.compile(_word(r"[^\W\d_]"))
 # Of the linear part: of letters, digits and underscores, two characters or more, as scikit-learn's own.
-TOKEN = re.compile(rf"(?=\w(?:\w|{_HIGH}[{_MARKS}{_JOINERS}]))" + _word(r"\w"))
+TOKEN = re.compile(rf"(?=\w(?:\w|{_HIGH}[{_MARKS}]))" + _word(r"\w"))

@@ -9,6 +9,9 @@ from typing import Any
 # Probabilities are rounded for the wire.
 TOLERANCE = 0.005
 
+# How a problem begins that is no wrong answer, but a refusal, a fault or silence.
+NO_ANSWER = ("status ", "no answer")
+
 _HINTS = {
     "InvalidKeyException": "wrong or expired key: give --key-file the key_file.json that the running server wrote",
     "ServiceUnavailableException": "its worker is starting or its queue is full: wait for serve/ready.py, or send less",

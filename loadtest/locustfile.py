@@ -32,7 +32,7 @@ from openloop import percentile, schedule, void
 from posts import DEFAULT, InputError, read_key, read_posts
 
 BAD_BODIES: tuple[bytes, ...] = (b"", b"{", b"[]", b"{}", b'{"text": 5}', b'{"text": null}', b'{"text": ""}')
-# Seconds. The server itself gives up first (responseTimeout in serve/newsgroups.yaml, longer for a larger model).
+# Seconds for an answer. With the default model the server itself gives up first (responseTimeout of its archive).
 PATIENCE = 600
 HEADER = "scheduled_s,latency_ms,lag_ms,ok\n"
 
@@ -111,7 +111,7 @@ class Run:
             "seconds": time.perf_counter() - self.started,
             # Of one core: near 1 the generator, not the server, was the limit. Of all cores: what it took from them.
             "generator_core_share": share,
-            "generator_machine_share": share / (os.cpu_count() or 1),
+            "generator_machine_share": share / cores(),
             "problems": dict(self.problems.most_common()),
         }
         lines = [f"{scheduled:.6f},{latency:.3f},{lag:.3f},{ok:d}\n" for scheduled, latency, lag, ok in self.samples]
@@ -122,6 +122,12 @@ class Run:
             partial = target.with_name(f".{target.name}.partial")
             partial.write_text(text, encoding="utf-8")
             partial.replace(target)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    # Not every system can say which.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Visitor(FastHttpUser):
@@ -135,9 +141,11 @@ class Visitor(FastHttpUser):
     @task
     def ask(self) -> None:
         if self.refused:
-            finish(self.environment)
+            if not isinstance(self.environment.runner, WorkerRunner):
+                finish(self.environment)
             raise StopUser
-        limit = self.run_.options.requests
+        # Of a process that runs alone: a worker that stopped by itself would be lost to its master.
+        limit = 0 if isinstance(self.environment.runner, WorkerRunner) else self.run_.options.requests
         if limit and self.run_.sent >= limit:
             if len(self.run_.samples) >= limit:
                 finish(self.environment)
@@ -249,10 +257,13 @@ def check_server(environment: Environment, run: Run) -> None:
 
 @events.test_start.add_listener
 def note_start(environment: Environment, **_: Any) -> None:
-    """A run from the web page starts its clocks and counters anew, or not at all where a field of the page cannot be
-    used, which its log then says; workers draw unlike posts from one seed."""
+    """A run from the web page has the options that the page shows, and its clocks and counters anew; where a field
+    cannot be used it asks nothing, and the log says why. Workers draw unlike posts from one seed."""
     runner = environment.runner
-    if environment.web_ui and not isinstance(runner, MasterRunner):
+    if isinstance(runner, MasterRunner) and environment.parsed_options.requests:
+        logging.warning("loadtest: --requests counts in one process: this run goes on until it is stopped")
+    # What the page says reaches workers as well.
+    if environment.web_ui or isinstance(runner, WorkerRunner):
         Visitor.refused = False
         try:
             Visitor.run_ = Run(environment.parsed_options)

@@ -135,7 +135,7 @@ def transformer_score(
 
     changes: to the section train.
     """
-    settings = dataclasses.replace(params.train, epochs=epochs, evaluations=1, **changes)
+    settings = dataclasses.replace(params.train, epochs=epochs, evaluations=1, patience=epochs, **changes)
     folder = fetched(settings.candidates[0])
     encoder = Encoder(folder, settings.max_tokens)
     model = build(folder, label_names(train), settings, seed)

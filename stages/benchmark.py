@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from loadtest.answers import NO_ANSWER
 from stages.capacity import STEP, enclose, highest_rate
 from stages.files import replacing, write_csv, write_json
 from stages.html import write_section
@@ -33,6 +34,9 @@ FIRST_RATE = 0.7
 # Rates that a round of the confirmation tries at most, to enclose a capacity.
 TRIES = 4
 FEWEST_REQUESTS = 50
+# The lowest rate of all is the one at which so few take that many times `most_seconds`; a variant that does not hold it
+# holds none.
+LONGEST = 5
 # Its multiples, modulo 1, spread evenly however many there are (Weyl's sequence).
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 
@@ -53,29 +57,42 @@ class Bench:
     knobs: Benchmark
     seed: int
 
+    @property
+    def least(self) -> float:
+        """The lowest rate that is tried, requests a second."""
+        return FEWEST_REQUESTS / (LONGEST * self.knobs.most_seconds)
+
     def closed(self, users: int, requests: int, name: str, full_path: bool = False) -> Point:
-        """A closed loop of `users` users."""
-        path = self.samples / f"{name}.csv"
-        return run(self.server, self.variant, self.posts, self.seed, requests, path, users=users, full_path=full_path)
+        """A closed loop of `users` users. Raises StageError where an answer was wrong."""
+        return self._loaded(name, self.seed, requests, users=users, full_path=full_path)
 
     def opened(self, offered: float, name: str, full_path: bool, seed: int) -> Point:
-        """Poisson arrivals at `offered` requests a second."""
+        """Poisson arrivals at `offered` requests a second. Raises StageError where an answer was wrong."""
         # As long for fast variants as for slow ones: what arrives beyond the capacity waits longer and longer, which
         # takes its time to show.
         fewest, most = offered * self.knobs.least_seconds, offered * self.knobs.most_seconds
         requests = max(FEWEST_REQUESTS, round(min(max(self.knobs.requests, fewest), most)))
-        path = self.samples / f"{name}.csv"
-        point = run(self.server, self.variant, self.posts, seed, requests, path, rate=offered, full_path=full_path)
+        point = self._loaded(name, seed, requests, rate=offered, full_path=full_path)
         slo_ms = self.knobs.slo_ms
         verdict = "held" if point.sustained(slo_ms) else "VOID" if point.void(slo_ms) else "not held"
         log.info("%s, cascade %s: %s: %s", self.variant, mode(full_path), point, verdict)
         return point
 
+    def _loaded(self, name: str, seed: int, requests: int, **load: Any) -> Point:
+        path = self.samples / f"{name}.csv"
+        point = run(self.server, self.variant, self.posts, seed, requests, path, **load)
+        # A server that is full refuses; one that answers, and wrongly, is no matter of its rate.
+        if wrong := [problem for problem in problems(path) if not problem.startswith(NO_ANSWER)]:
+            raise self._faulty(wrong[0])
+        return point
+
+    def _faulty(self, problem: str) -> StageError:
+        return StageError(f"{self.variant} gives wrong answers: {problem}; mend its handler and package it again")
+
     def warm_up(self) -> None:
-        """Leave the first requests out. Raises StageError where the variant gives wrong answers already."""
+        """Leave the first requests out. Raises StageError where the variant does not answer all of them rightly."""
         if self.closed(1, self.knobs.warmup, "warm-up").errors:
-            first = problems(self.samples / "warm-up.csv")[0]
-            raise StageError(f"{self.variant} gives wrong answers: {first}; mend its handler and package it again")
+            raise self._faulty(problems(self.samples / "warm-up.csv")[0])
 
     def closed_loops(self) -> list[Point]:
         """A closed loop for each of the numbers of users."""
@@ -98,7 +115,7 @@ class Bench:
             points.append(self.opened(offered, name, full_path, self.seed + len(points)))
             return points[-1].sustained(self.knobs.slo_ms)
 
-        highest_rate(sustained, start, self.knobs.steps)
+        highest_rate(sustained, max(start, self.least), self.knobs.steps)
         return points
 
     def round(self, turn: int, start: float, full_path: bool) -> list[Point]:
@@ -116,7 +133,7 @@ class Bench:
 
         # From elsewhere within a step each time, evenly spread: on the same rates, all rounds would find the same, and
         # their interval would say that the capacity is known to the digit.
-        enclose(sustained, start * STEP ** (turn * GOLDEN_RATIO % 1 - 0.5), TRIES)
+        enclose(sustained, start * STEP ** (turn * GOLDEN_RATIO % 1 - 0.5), TRIES, self.least)
         return points
 
 
@@ -181,8 +198,9 @@ def measure(
     while warming up.
     """
     until = time.monotonic() + 60 * knobs.minutes
-    # Not measured: the first start brings Java and the libraries into memory, where those after it find them.
-    with serving(archives[-1], archives[-1].stem):
+    # Not measured: the first start brings Java and the libraries into memory, where those after it find them. PyTorch's
+    # is the one that needs most of them.
+    with serving(archives[0], archives[0].stem):
         pass
     with contextlib.ExitStack() as stack:
         servers: list[Server] = []
@@ -218,7 +236,8 @@ def measure(
 
 
 def check_archive(archive: Path, quality: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise StageError where export.json, whose figures stand beside the speed, is not of the archive's weights."""
+    """Raise StageError where export.json, whose figures stand beside the speed, is not of the archive's weights, or
+    says that the variant missed its gate."""
     try:
         with zipfile.ZipFile(archive) as content, content.open(VARIANTS[archive.stem].weights) as weights:
             packed = hashlib.file_digest(weights, "sha256").hexdigest()
@@ -228,6 +247,8 @@ def check_archive(archive: Path, quality: Mapping[str, Mapping[str, Any]]) -> No
         raise StageError(
             f"{METRICS / 'export.json'} is of another commit than {archive}: dvc checkout one of them, or dvc repro"
         )
+    if not quality[archive.stem]["packaged"]:
+        raise StageError(f"{archive} is of a variant that missed its gate since: run the package stage again")
 
 
 def plot_rows(variant: str, result: Result) -> list[list[object]]:

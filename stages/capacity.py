@@ -27,17 +27,19 @@ def highest_rate(sustained: Callable[[float], bool], start: float, steps: int) -
     return low
 
 
-def enclose(sustained: Callable[[float], bool], start: float, tries: int) -> None:
+def enclose(sustained: Callable[[float], bool], start: float, tries: int, least: float) -> None:
     """Try rates from `start` on, upwards while they hold or downwards while they do not, until one held and one did
-    not; `tries` at most. Steps grow, so that a bad guess costs few of them.
+    not; `tries` at most, and none below `least`. Steps grow, so that a bad guess costs few of them.
 
     sustained: as of `highest_rate`. Raises ValueError for a start that is not positive.
     """
     _check(start)
-    rate, step = start, STEP
+    rate, step = max(start, least), STEP
     upwards = sustained(rate)
     for _ in range(tries - 1):
-        rate, step = rate * step if upwards else rate / step, step**2
+        if not upwards and rate <= least:
+            break
+        rate, step = rate * step if upwards else max(rate / step, least), step**2
         if sustained(rate) is not upwards:
             break
 

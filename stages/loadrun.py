@@ -113,7 +113,11 @@ def run(
     if not samples.is_file():
         lines = done.stderr.strip().splitlines() or ["locust said nothing"]
         raise StageError(f"{model}: the load test failed: {lines[-1]}")
-    return read_point([samples], rate, users, server.cpu_seconds() - before)
+    point = read_point([samples], rate, users, server.cpu_seconds() - before)
+    if rate is not None and point.requests < requests:
+        # The slowest answers would be missing.
+        raise StageError(f"{model}: the load test was cut off after {point.requests} of {requests} requests")
+    return point
 
 
 def read_point(runs: Sequence[Path], rate: float | None, users: int | None, cpu_s: float) -> Point:

@@ -163,8 +163,8 @@ def _read_parquet(path: Path) -> list[tuple[str | None, str | None]]:
     def name(label: Any) -> str | None:
         if label is None or (isinstance(label, float) and math.isnan(label)):
             return None
-        # Of a data set's split that has no labels.
-        if isinstance(kind, ClassLabel) and label < 0:
+        # As -1 is, of a data set's split without labels.
+        if isinstance(kind, ClassLabel) and label not in range(kind.num_classes):
             return None
         return kind.int2str(label) if isinstance(kind, ClassLabel) else str(label)
 

@@ -40,27 +40,26 @@ def other_name(text: str, numbers: random.Random) -> str | None:
 
 def typos(text: str, numbers: random.Random) -> str | None:
     """Two neighbouring letters swapped in one of WORDS_PER_TYPO words, at least in one; None where no word is long
-    enough (CheckList's typo, by rate, since posts are longer than its sentences)."""
-    words = [match for match in _WORD.finditer(text) if _long_enough(match[0])]
+    enough and has two that differ (CheckList's typo, by rate, since posts are longer than its sentences)."""
+    words = [places for match in _WORD.finditer(text) if (places := _swaps(match))]
     if not words:
         return None
     letters = list(text)
-    for word in numbers.sample(words, max(1, len(words) // WORDS_PER_TYPO)):
-        # The first letter stays, as it does in most of people's own typos.
-        places = [
-            place
-            for place in range(word.start() + 1, word.end() - 1)
-            if letters[place].isalpha() and letters[place + 1].isalpha() and letters[place] != letters[place + 1]
-        ]
-        if places:
-            place = numbers.choice(places)
-            letters[place], letters[place + 1] = letters[place + 1], letters[place]
-    changed = "".join(letters)
-    return changed if changed != text else None
+    for places in numbers.sample(words, max(1, len(words) // WORDS_PER_TYPO)):
+        place = numbers.choice(places)
+        letters[place], letters[place + 1] = letters[place + 1], letters[place]
+    return "".join(letters)
 
 
-def _long_enough(word: str) -> bool:
-    return len(word) >= SHORTEST_TYPO and WORD.fullmatch(word.strip(".,;:!?\"'()")) is not None
+def _swaps(match: re.Match[str]) -> list[int]:
+    """Places in the text where a word's letter can be swapped with the next; none where it is too short, or no word."""
+    word = match[0].strip(".,;:!?\"'()")
+    if sum(map(str.isalpha, word)) < SHORTEST_TYPO or not WORD.fullmatch(word):
+        return []
+    start = match.start() + match[0].index(word)
+    # The first letter stays, as it does in most of people's own typos.
+    pairs = ((place, word[place : place + 2]) for place in range(1, len(word) - 1))
+    return [start + place for place, (one, other) in pairs if one.isalpha() and other.isalpha() and one != other]
 
 
 def signature(text: str, numbers: random.Random) -> str:

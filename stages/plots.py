@@ -34,6 +34,8 @@ def confusion_matrix(path: Path, matrix: np.ndarray, names: Sequence[str]) -> Fi
             axes.text(column, row, matrix[row, column], ha="center", va="center", fontsize=7, color=colour)
         axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=8)
         axes.set_yticks(range(len(names)), labels, fontsize=8)
+    else:
+        axes.set(xticks=[], yticks=[])
     axes.set_xlabel("predicted")
     axes.set_ylabel("actual")
     return save(figure, path, DPI)

@@ -164,6 +164,11 @@ def differences(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def recommendation(rows: Mapping[str, Mapping[str, Any]], slo_ms: float) -> str:
     """One sentence: which variant to deploy, and the rule that says so. rows: serving.json."""
     if not any(row["capacity_rps"] for row in rows.values()):
+        if void := sum(row["void_runs"] for row in rows.values()):
+            return (
+                f"no variant can be named: none held a rate within {slo_ms:g} ms, and in {void} runs it was the load "
+                "generator that was late; raise benchmark.slo_ms, or give it a machine with more cores"
+            )
         return (
             f"deploy none on this machine: no variant answered 99% of requests within {slo_ms:g} ms at any rate tried"
         )

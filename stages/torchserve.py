@@ -58,9 +58,17 @@ class Server:
         return [process for process in _children(self.frontend.pid, recursive=True) if _is_worker(process)]
 
     def resident_mb(self) -> float:
-        """Resident memory of the front end and its workers, in megabytes (10^6 bytes). What several processes share, as
-        the workers do the code of their libraries, is divided among them (PSS of proc_pid_smaps(5))."""
-        return self._sum(lambda process: process.memory_full_info().pss) / 1e6
+        """Resident memory of the front end and its workers, in megabytes (10^6 bytes), whatever else runs: what a
+        process has for itself, and once what several have of the same file, as of a library."""
+        files: dict[str, int] = {}
+
+        def own(process: psutil.Process) -> int:
+            maps = process.memory_maps(grouped=True)
+            for each in maps:
+                files[each.path] = max(files.get(each.path, 0), each.rss - each.anonymous)
+            return sum(each.anonymous for each in maps)
+
+        return (self._sum(own) + sum(files.values())) / 1e6
 
     def cpu_seconds(self) -> float:
         """Processor time that the front end and its workers have used so far."""

@@ -35,6 +35,10 @@ def write_samples(path: Path, rows: list[tuple[float, float, float, int]], core_
     path.write_text("\n".join(["scheduled_s,latency_ms,lag_ms,ok", *lines]) + "\n")
     path.with_suffix(".json").write_text(
         json.dumps(
-            {"generator_core_share": core_share, "generator_machine_share": core_share / 2, "problems": {"bad": 1}}
+            {
+                "generator_core_share": core_share,
+                "generator_machine_share": core_share / 2,
+                "problems": {"status 503: full": 1},
+            }
         )
     )

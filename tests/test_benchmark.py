@@ -141,7 +141,7 @@ def test_every_variant_is_measured_with_the_cascade_on_and_off(monkeypatch: pyte
     knobs = dataclasses.replace(KNOBS, rounds=2)
     found = benchmark.measure(archives, tmp_path, tmp_path / "samples", knobs, SEED, full_path=True)
     # The first start, which finds nothing in memory, counts for none.
-    assert started == ["b", "a", "b"]
+    assert started == ["a", "a", "b"]
     for turn, (name, result) in enumerate(found.items(), 2):
         assert (result.size_mb, result.cold_start_s, result.rss_mb) == (2.0, turn, 100 * turn)
         assert [point.users for point in result.closed] == [1, 8]
@@ -179,8 +179,30 @@ def test_every_rate_is_kept_up_long_enough(
         return POINT
 
     monkeypatch.setattr("stages.benchmark.run", fake)
+    monkeypatch.setattr("stages.benchmark.problems", lambda _: [])
     Bench(NoServer(), "a", tmp_path, tmp_path, KNOBS, SEED).opened(offered, "on/search-0", False, 20)
     assert asked == [requests]
+
+
+@pytest.mark.parametrize(("problem", "wrong"), [("the label is unknown", True), ("status 503: full", False)])
+def test_a_wrong_answer_under_load_is_no_matter_of_the_rate(
+    problem: str, wrong: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("stages.benchmark.run", lambda *_, **__: POINT)
+    monkeypatch.setattr("stages.benchmark.problems", lambda _: [problem])
+    bench = Bench(NoServer(), "a", tmp_path, tmp_path, KNOBS, SEED)
+    for load in (lambda: bench.opened(50, "on/search-0", False, 20), lambda: bench.closed(8, 50, "users-8")):
+        with pytest.raises(StageError, match="a gives wrong answers: the label") if wrong else contextlib.nullcontext():
+            load()
+
+
+def test_a_variant_that_holds_no_rate_costs_bounded_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    benches, tried = fake_benches(monkeypatch, tmp_path, {"a": 0})
+    benches = [dataclasses.replace(benches[0], knobs=dataclasses.replace(KNOBS, rounds=9))]
+    confirm(benches, [benches[0].search(100.0, full_path=False)], full_path=False)
+    rates = [rate for _, rate, _ in tried]
+    assert min(rates) == pytest.approx(benches[0].least) and len(rates) < 30
+    assert sum(benchmark.FEWEST_REQUESTS / rate for rate in rates) < 12 * 5 * KNOBS.most_seconds
 
 
 def test_a_misled_search_is_set_right(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -202,7 +224,9 @@ def test_figures_of_another_commit_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(archive, "w") as content:
         content.writestr("model.onnx", b"weights")
     good = hashlib.sha256(b"weights").hexdigest()
-    check_archive(archive, {"newsgroups-onnx": {"sha256": good}})
+    check_archive(archive, {"newsgroups-onnx": {"sha256": good, "packaged": True}})
+    with pytest.raises(StageError, match="missed its gate"):
+        check_archive(archive, {"newsgroups-onnx": {"sha256": good, "packaged": False}})
     for quality in ({}, {"newsgroups-onnx": {}}, {"newsgroups-onnx": {"sha256": "0" * 64}}):
         with pytest.raises(StageError, match="another commit"):
             check_archive(archive, quality)

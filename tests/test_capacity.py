@@ -36,7 +36,7 @@ def test_a_capacity_is_enclosed_from_any_guess(capacity: float, start: float) ->
         tried.append(rate)
         return rate <= capacity
 
-    enclose(sustained, start, tries=9)
+    enclose(sustained, start, tries=9, least=1)
     held, missed = [rate for rate in tried if rate <= capacity], [rate for rate in tried if rate > capacity]
     assert held and missed and max(held) < min(missed)
     # A good guess costs two tries and leaves a narrow interval.
@@ -46,7 +46,14 @@ def test_a_capacity_is_enclosed_from_any_guess(capacity: float, start: float) ->
 
 def test_enclosing_gives_up() -> None:
     tried: list[float] = []
-    enclose(lambda rate: bool(tried.append(rate)), start=10, tries=4)
+    enclose(lambda rate: bool(tried.append(rate)), start=10, tries=4, least=1)
     assert tried == pytest.approx([10, 10 / 1.2, 10 / 1.2**3, 10 / 1.2**7])
     with pytest.raises(ValueError, match="positive"):
-        enclose(lambda _: True, start=0, tries=4)
+        enclose(lambda _: True, start=0, tries=4, least=1)
+
+
+@pytest.mark.parametrize(("start", "rates"), [(10, [10, 10 / 1.2, 6]), (6, [6]), (1, [6])])
+def test_nothing_is_tried_below_the_least(start: float, rates: list[float]) -> None:
+    tried: list[float] = []
+    enclose(lambda rate: bool(tried.append(rate)), start, tries=4, least=6)
+    assert tried == pytest.approx(rates)

@@ -217,6 +217,23 @@ def test_a_graph_that_misses_its_gate_is_removed_and_fails_no_other(
     assert warning.startswith(f"{FLOAT32} is not packaged: a logit differs by ")
 
 
+def test_a_graph_that_overflows_misses_its_gate(
+    tiny_graph: Path,
+    reference: Reference,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("stages.export.footprint", lambda _: {})
+    monkeypatch.setattr(OnnxEngine, "logits", lambda _, ids: np.full((len(ids), reference.logits.shape[1]), np.nan))
+    path = tmp_path / "graph" / GRAPH_FILE
+    path.parent.mkdir()
+    path.write_bytes(tiny_graph.read_bytes())
+    found = judge(FLOAT16, path, lambda parity: reduced_faults(parity, 0.985, 0.003), reference, "cpu")
+    assert not found["packaged"] and not path.parent.exists()
+    assert f"{FLOAT16} is not packaged: a logit is no number" in caplog.text
+
+
 def test_an_int8_graph_that_would_saturate_misses_its_gate(
     tiny_graph: Path,
     reference: Reference,

@@ -19,7 +19,7 @@ def test_figures_come_exactly_from_the_samples(tmp_path: Path) -> None:
     assert (point.p50_ms, point.p99_ms, point.errors, point.requests) == (101, 199, 1, 200)
     assert point.rps == pytest.approx(199 / (1.99 + 0.2))
     assert (point.cpu_ms, point.machine_share) == (15, 0.1)
-    assert problems(tmp_path / "s.csv") == ["bad"]
+    assert problems(tmp_path / "s.csv") == ["status 503: full"]
     assert not point.void(SLO_MS) and not point.sustained(SLO_MS)
 
 

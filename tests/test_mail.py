@@ -68,8 +68,8 @@ def test_an_attached_mail_is_not_read() -> None:
 
 def test_a_part_that_is_empty_gives_way_to_one_with_text() -> None:
     message = EmailMessage()
-    message.add_attachment(" \n", disposition="inline")
-    assert text(message.as_bytes()) == " \n"
+    message.add_attachment("\u00a0\n", disposition="inline")
+    assert text(message.as_bytes()) == "\u00a0\n"
     message.add_attachment("the engine\n", disposition="inline")
     assert text(message.as_bytes()) == "the engine\n"
 
@@ -94,6 +94,8 @@ def test_a_blank_behind_the_transfer_encoding_does_not_matter(encoding: str) -> 
         ("iso-8859-6-i", "سلام".encode("iso-8859-6"), "سلام"),
         ("windows-874", "สวัสดี".encode("cp874"), "สวัสดี"),
         ("Windows-31J", "車".encode("cp932"), "車"),
+        ("csWindows31J", "車".encode("cp932"), "車"),
+        ("x-windows-31j", "車".encode("cp932"), "車"),
         ("windows-936", "汽车".encode("gbk"), "汽车"),
         ("windows-949", "자동차".encode("cp949"), "자동차"),
         ("x-sjis", "車".encode("shift-jis"), "車"),

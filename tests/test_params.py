@@ -114,6 +114,7 @@ def test_an_unknown_key_is_named_beside_the_known(section: str, known: str, tmp_
         ("package.version", "..", "beginning with a digit or a letter"),
         ("package.version", "1.é", "digits, letters, dots, dashes and underscores"),
         pytest.param("benchmark.least_seconds", 30, "at most benchmark.most_seconds, 9", id="longer than it may take"),
+        ("export.opset", 17, "allowed: int 18 to 23"),
         ("benchmark.most_seconds", 2, "benchmark.least_seconds is 7; allowed: at most"),
         ("export", None, "mapping"),
         ("export", [1], "mapping"),

@@ -55,6 +55,8 @@ def test_no_control_characters_are_left(text: str) -> None:
         ("\U00011107\U0001112c\U00011109\U00011134", True, "\U00011107\U0001112c\U00011109\U00011134"),
         ("\u0646\u06cc\u200c\u0645 ශ්\u200dරී", True, "\u0646\u06cc\u200c\u0645 ශ්\u200dරී"),
         ("a\u200d \u200dcar\u200c", True, "a car"),
+        ("Windows\u2122\ufe0f I\ufe0f am \u845b\U000e0100", True, "windowstm i am \u845b"),
+        ("Windows\ufe0f 7", False, "Windows 7"),
     ],
 )
 def test_cleaning_by_example(raw: str, letters_only: bool, expected: str) -> None:

@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -48,6 +49,19 @@ def test_a_process_that_ends_meanwhile_is_left_out(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torchserve, "_children", lambda _, recursive: [alive, ended] if recursive else [alive])
     measured = Server("", "", "", tmp_path / "key", tmp_path / "log", os.getpid(), 1.0)
     assert measured.resident_mb() > 50 and measured.cpu_seconds() > 0 and measured.descriptors() >= 6
+
+
+def test_what_processes_have_of_the_same_file_counts_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def process(library: int, changed: int, heap: int) -> SimpleNamespace:
+        maps = [("/lib/torch.so", library, changed), ("[heap]", heap, heap)]
+        rows = [SimpleNamespace(path=path, rss=rss, anonymous=anonymous) for path, rss, anonymous in maps]
+        return SimpleNamespace(pid=1, memory_maps=lambda **_: rows)
+
+    front, worker, other = process(10, 0, 1_000), process(3_002_000, 2_000, 50_000), process(3_000_000, 0, 60_000)
+    monkeypatch.setattr(torchserve, "_children", lambda _, recursive: [worker, other] if recursive else [front])
+    monkeypatch.setattr(torchserve, "_is_worker", lambda _: True)
+    measured = Server("", "", "", tmp_path / "key", tmp_path / "log", os.getpid(), 1.0)
+    assert measured.resident_mb() == pytest.approx(3 + 0.001 + 0.002 + 0.05 + 0.06)
 
 
 def test_a_key_is_needed(server: Server) -> None:

@@ -12,6 +12,7 @@ import yaml
 
 from stages.archive import build_archive
 from stages.package import BUNDLE, HANDLERS, MODEL_CONFIG
+from stages.stage import StageError
 from stages.variants import TORCH, VARIANTS
 
 
@@ -39,7 +40,9 @@ def with_config(
 ) -> Path:
     """A copy of the archive in `folder`, which is made, that asks for so many workers, which share the cores, for that
     precision of its PyTorch engine, for a queue of so many requests, or for batches of so many; the archive itself
-    where none is given."""
+    where none is given. Raises StageError where it is missing."""
+    if not archive.is_file():
+        raise StageError(f"{archive} is missing: run the package stage")
     if (workers, precision, queue, batch) == (None, None, None, None):
         return archive
     folder.mkdir(exist_ok=True)

@@ -26,6 +26,7 @@ from stages.files import write_csv
 from stages.package import MODEL_CONFIG
 from stages.params import load
 from stages.paths import MODEL_STORE, PREPARED
+from stages.stage import StageError
 from stages.torchserve import serving
 from tests.bench.archives import reconfigured
 
@@ -122,7 +123,10 @@ def main() -> None:
         print("".join(f"{figure:>15}" for figure in table[-1]), flush=True)
         return trial
 
-    best = search(measure, settings(archive), params.benchmark.slo_ms)
+    try:
+        best = search(measure, settings(archive), params.benchmark.slo_ms)
+    except StageError as error:
+        sys.exit(f"batching: {error}")
     if options.output:
         write_csv(options.output, header, table)
     print("best:", ", ".join(f"{name} {value}" for name, value in best.items()))

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from handlers.cores import usable_cores
 from handlers.newsgroups import NewsgroupsHandler
+from stages.stage import StageError
 from stages.torchserve import serving
 from tests.bench.bodies import Body, bodies, corpus, large
 from tests.bench.client import Client, Reply
@@ -180,7 +181,10 @@ def main() -> None:
         figures["in_process"] = checker.tally.summary()
         failed |= bool(checker.tally.problems)
     if options.http:
-        tally, workers = over_http(options.archive, options.http, options.seed)
+        try:
+            tally, workers = over_http(options.archive, options.http, options.seed)
+        except StageError as error:
+            sys.exit(f"hostile: {error}")
         figures["http"] = tally.summary() | {"dead_workers": workers}
         failed |= bool(tally.problems or workers)
     report(figures, options.output)

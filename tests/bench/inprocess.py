@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import sys
 import tempfile
 import time
 import zipfile
@@ -102,13 +103,16 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file for the figures, which are printed as well")
     options = parser.parse_args()
     texts = draw(PREPARED / "test.parquet", options.posts, options.seed)
-    figures = {
-        archive.stem: {
-            f"cascade_{cascade}_posts_s": round(rate(archive, texts, fast_path=cascade == "on"), 1)
-            for cascade in ("off", "on")
+    try:
+        figures = {
+            archive.stem: {
+                f"cascade_{cascade}_posts_s": round(rate(archive, texts, fast_path=cascade == "on"), 1)
+                for cascade in ("off", "on")
+            }
+            for archive in sorted(MODEL_STORE.glob("*.mar"))
         }
-        for archive in sorted(MODEL_STORE.glob("*.mar"))
-    }
+    except StageError as error:
+        sys.exit(f"inprocess: {error}")
     report(figures, options.output)
 
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from loadtest.answers import failure
 from loadtest.openloop import percentile
+from stages.benchmark import FIRST_RATE
 from stages.files import read_json
 from stages.loadrun import run as run_locust
 from stages.params import Benchmark
@@ -38,7 +39,7 @@ from tests.bench.watching import beside
 
 # How the load test words what TorchServe answers when its queue is full.
 FULL_QUEUE = failure(503, {"type": "ServiceUnavailableException"})
-FIRST_RATE, STEPS = 20.0, 4
+STEPS = 4
 # Seconds between two looks at the server's memory.
 WATCH_S = 1.0
 # Most memory under overload, as a share of that before. What waits is bounded and small, 32 posts of a few kilobytes;
@@ -64,10 +65,13 @@ def run(
         common = {"server": server, "model": archive.stem, "posts": posts, "seed": seed}
         run_locust(**common, requests=60, samples=samples / "warm-up.csv", users=4)
         if not rate:
+            loop = run_locust(**common, requests=knobs.requests, samples=samples / "users.csv", users=knobs.users[-1])
             load = Load(posts, seed, replace(knobs, steps=STEPS))
-            found = load.capacity(server, archive.stem, samples, FIRST_RATE, full_path=False)
+            found = load.capacity(server, archive.stem, samples, loop.rps * FIRST_RATE, full_path=False)
             if not (rate := found["capacity_rps"]):
                 raise StageError(f"no rate held: p99 {found['p99_ms']} ms at the lowest; give --capacity")
+            if not found["confirmed"]:
+                logging.warning("not every round found a rate that was too high: the capacity is at least %.0f", rate)
         at_capacity = run_locust(**common, requests=round(rate * 15), samples=samples / "capacity.csv", rate=rate)
         offered, path, before = rate * times, samples / "overload.csv", server.resident_mb()
         with beside(lambda over: _resident(server, over)) as watching:
