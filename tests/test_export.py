@@ -217,37 +217,31 @@ def test_a_graph_that_misses_its_gate_is_removed_and_fails_no_other(
     assert warning.startswith(f"{FLOAT32} is not packaged: a logit differs by ")
 
 
-def test_a_graph_that_overflows_misses_its_gate(
-    tiny_graph: Path,
-    reference: Reference,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+@pytest.fixture
+def copied(tiny_graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A graph in a folder of its own, whose footprint takes no time to measure."""
     monkeypatch.setattr("stages.export.footprint", lambda _: {})
-    monkeypatch.setattr(OnnxEngine, "logits", lambda _, ids: np.full((len(ids), reference.logits.shape[1]), np.nan))
     path = tmp_path / "graph" / GRAPH_FILE
     path.parent.mkdir()
     path.write_bytes(tiny_graph.read_bytes())
-    found = judge(FLOAT16, path, lambda parity: reduced_faults(parity, 0.985, 0.003), reference, "cpu")
-    assert not found["packaged"] and not path.parent.exists()
+    return path
+
+
+def test_a_graph_that_overflows_misses_its_gate(
+    copied: Path, reference: Reference, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(OnnxEngine, "logits", lambda _, ids: np.full((len(ids), reference.logits.shape[1]), np.nan))
+    found = judge(FLOAT16, copied, lambda parity: reduced_faults(parity, 0.985, 0.003), reference, "cpu")
+    assert not found["packaged"] and not copied.parent.exists()
     assert f"{FLOAT16} is not packaged: a logit is no number" in caplog.text
 
 
 def test_an_int8_graph_that_would_saturate_misses_its_gate(
-    tiny_graph: Path,
-    reference: Reference,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    copied: Path, reference: Reference, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("stages.export.footprint", lambda _: {})
     monkeypatch.setattr("stages.export.saturates", lambda _: True)
-    path = tmp_path / "graph" / GRAPH_FILE
-    path.parent.mkdir()
-    path.write_bytes(tiny_graph.read_bytes())
-    assert not judge(INT8, path, lambda _: [], reference, "cpu")["packaged"]
-    assert "processors without VNNI would answer differently" in caplog.text and not path.parent.exists()
+    assert not judge(INT8, copied, lambda _: [], reference, "cpu")["packaged"]
+    assert "processors without VNNI would answer differently" in caplog.text and not copied.parent.exists()
 
 
 def test_the_sensitivity_has_a_bar_a_layer_the_costliest_on_top(tmp_path: Path) -> None:
