@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import logging
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ from stages.ablation_plot import draw_ablation
 from stages.acceleration import build_accelerator
 from stages.augment import augmented_copies, with_copies
 from stages.baseline import fit
+from stages.cells import Cells
 from stages.checkpoint import fingerprint
 from stages.corpus import RAW_COLUMNS, features, label_names, load_split
 from stages.fetch import posts_from_sklearn
@@ -44,8 +44,6 @@ from stages.stage import StageError, stage
 from stages.train import CODE as TRAINING_CODE
 from stages.train import build, encode, fetched, libraries
 from stages.training import Trainer
-
-log = logging.getLogger(__name__)
 
 # The transformer's small fixed budget: posts a class to train on, posts a class to validate on, passes over the former.
 POSTS = 30
@@ -87,24 +85,6 @@ CODE = (
 
 # What does, besides what training computes with.
 LIBRARIES = ("nltk", "numpy", "scikit-learn")
-
-
-class Cells:
-    """Measured cells by name, kept on disk; those of another fingerprint are forgotten."""
-
-    def __init__(self, path: Path, fingerprint: str) -> None:
-        self._path = path
-        kept = read_json(path) if path.is_file() else {}
-        self._values = kept["cells"] if kept.get("fingerprint") == fingerprint else {}
-        self._fingerprint = fingerprint
-
-    def measure(self, name: str, call: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """The cell's value, from the last run or from `call`."""
-        if name not in self._values:
-            self._values[name] = call()
-            write_json(self._path, {"fingerprint": self._fingerprint, "cells": self._values})
-            log.info("%s: %s", name, self._values[name])
-        return self._values[name]
 
 
 def sample(dataset: Dataset, posts: int, seed: int) -> Dataset:

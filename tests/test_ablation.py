@@ -14,8 +14,9 @@ from datasets import Dataset
 from handlers.model import Classifier
 from handlers.text import TOKENIZER_FILE
 from stages import ablation
-from stages.ablation import Cells, sample
+from stages.ablation import sample
 from stages.ablation_plot import draw_ablation
+from stages.cells import Cells
 from stages.corpus import RAW_COLUMNS, features, save_split
 from stages.files import read_json
 from stages.params import SPLITS, Params, load

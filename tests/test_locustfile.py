@@ -138,6 +138,7 @@ def test_its_web_page_starts_runs_and_refuses_what_cannot_be(server: Server, tmp
         try:
             shown = wait_for(lambda: requests.get(page, timeout=5).text)
             fields = json.loads(re.search(r"window.templateArgs = (.*)", shown)[1])["extra_options"]
+            assert {"model", "posts", "bad_share", "explain_share", "full_path"} <= fields.keys()
             # An open loop has no page.
             assert fields.keys().isdisjoint({"rate", "slo_ms", "samples"})
             # As the page does, with every field of its form.

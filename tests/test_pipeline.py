@@ -41,6 +41,7 @@ NO_FIGURE = {
     "handlers/cores.py",
     "handlers/memory.py",
     "stages/ablation_plot.py",
+    "stages/cells.py",
     "stages/checkpoint.py",
     "stages/corpus.py",
     "stages/download.py",
