@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from handlers.cores import usable_cores
-from handlers.text import pad
+from handlers.text import FEWEST_BATCHES, pad
 
 # Read when it is imported: otherwise it leaves a session file where temporary files go, and reports to its makers.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -19,6 +19,8 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 
 GRAPH_FILE = "model.onnx"
+# What a call costs on a CPU besides its tokens, in tokens, whatever the precision.
+CALL_TOKENS = 24
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,8 @@ class OnnxEngine:
         self.labels = tuple(json.loads(metadata["labels"]))
         self.max_tokens = int(metadata["max_tokens"])
         self.pad_id = int(metadata["pad_id"])
+        # On a GPU a call takes as long with few tokens as with many.
+        self.call_tokens = FEWEST_BATCHES if cuda else CALL_TOKENS
 
     def logits(self, ids: Sequence[Sequence[int]]) -> np.ndarray:
         """Logits float32 [posts, classes] of one batch of token ids, padded here."""

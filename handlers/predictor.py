@@ -23,6 +23,8 @@ class Engine(Protocol):
 
     labels: tuple[str, ...]
     max_tokens: int
+    # What a call costs besides its padded tokens, in tokens, mostly for reading the weights.
+    call_tokens: int
 
     def logits(self, ids: Sequence[Sequence[int]]) -> np.ndarray:
         """Logits float32 [posts, classes] of one batch of token ids, padded here."""
@@ -122,7 +124,7 @@ class Predictor:
     def logits(self, ids: Sequence[Sequence[int]]) -> np.ndarray:
         """The transformer's logits float32 [posts, classes], batched by length so that little is padding."""
         logits = np.empty((len(ids), len(self.labels)), dtype=np.float32)
-        for batch in pack_by_length([len(item) for item in ids], self.token_budget):
+        for batch in pack_by_length([len(item) for item in ids], self.token_budget, self.engine.call_tokens):
             logits[batch] = self.engine.logits([ids[i] for i in batch])
         return logits
 

@@ -30,6 +30,9 @@ MOST_MARKS = 30
 # Posts that are tokenised at once: a tokenizer's own record of a post takes 30 KB until the batch is done.
 ENCODED_AT_ONCE = 1000
 
+# For `pack_by_length`: a batch costs more than any padding, so that there are as few as the budget allows.
+FEWEST_BATCHES = 2**20
+
 # The transformer reads `max_tokens` tokens. Text far beyond them is cut before it is tokenised, so that a post of a
 # megabyte costs no more than a long one; sixteen characters a token is over three times what English needs.
 CHARACTERS_PER_TOKEN = 16
@@ -138,23 +141,30 @@ class Encoder:
         return encoded
 
 
-def pack_by_length(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Group items of similar length into batches of at most `token_budget` padded tokens.
+def pack_by_length(lengths: Sequence[int], token_budget: int, batch_tokens: int) -> list[list[int]]:
+    """Group items of similar length into batches of at most `token_budget` padded tokens, at the least cost.
 
-    lengths: tokens of each item. Returns lists of indices, shortest items first; every index appears once. An item
-    longer than the budget gets a batch of its own.
+    lengths: tokens of each item, 1 or more. batch_tokens: what a batch costs besides its padded tokens, in tokens;
+    FEWEST_BATCHES for as few as can be. Returns lists of indices, shortest items first; every index appears once. An
+    item longer than the budget gets a batch of its own.
     """
+    order = np.argsort(lengths, kind="stable")
+    # Of sorted items the last one of a batch sets its padded length. The cheapest way to pack the first `end` of them
+    # is the cheapest one for the first `start`, for some start, and a batch of the others (Bellman's principle).
+    cost = np.zeros(len(order) + 1, dtype=np.int64)
+    start_of = np.zeros(len(order) + 1, dtype=np.int64)
+    for end in range(1, len(order) + 1):
+        longest = lengths[order[end - 1]]
+        starts = np.arange(max(0, end - max(1, token_budget // longest)), end)
+        costs = cost[starts] + batch_tokens + (end - starts) * longest
+        start_of[end] = starts[costs.argmin()]
+        cost[end] = costs.min()
     batches: list[list[int]] = []
-    batch: list[int] = []
-    for index in np.argsort(lengths, kind="stable").tolist():
-        # Sorted, so the newest item is the longest and sets the padded length of the whole batch.
-        if batch and (len(batch) + 1) * lengths[index] > token_budget:
-            batches.append(batch)
-            batch = []
-        batch.append(index)
-    if batch:
-        batches.append(batch)
-    return batches
+    end = len(order)
+    while end:
+        batches.append(order[start_of[end] : end].tolist())
+        end = start_of[end]
+    return batches[::-1]
 
 
 def pad(ids: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np.ndarray]:

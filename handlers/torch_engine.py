@@ -13,10 +13,12 @@ from handlers.dense import can_pack, pack
 from handlers.memory import give_back_freed_memory, keep_few_kernels, keep_freed_memory
 from handlers.model import Classifier, avoid_planned_attention
 from handlers.settings import PRECISIONS
-from handlers.text import pad
+from handlers.text import FEWEST_BATCHES, pad
 
 # Seldom enough to cost nothing beside them, often enough that a server which runs for weeks does not grow.
 BATCHES_UNTIL_GIVEN_BACK = 50
+# What a call costs on a CPU besides its tokens, in tokens, by precision.
+CALL_TOKENS = {"float32": 48, "bf16": 192}
 
 
 class TorchEngine:
@@ -37,6 +39,8 @@ class TorchEngine:
                 self.model.encoder.set_attn_implementation(PRODUCTS)
         self.labels = self.model.config.labels
         self.max_tokens = self.model.config.max_tokens
+        # On a GPU a call takes as long with few tokens as with many.
+        self.call_tokens = CALL_TOKENS[precision] if self.device.type == "cpu" else FEWEST_BATCHES
         self.batches = 0
 
     def logits(self, ids: Sequence[Sequence[int]]) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from handlers.text import pack_by_length, pad
+from handlers.text import FEWEST_BATCHES, pack_by_length, pad
 
 # Batches whose posts are sorted together: enough that few tokens are padding, few enough that batches stay random.
 BUCKET_BATCHES = 50
@@ -57,10 +57,9 @@ def passes(batch: Sequence[int], lengths: Sequence[int], processes: int, token_b
     Returns, for each process, the lists of indices that it computes one after another before the update.
     """
     shares = [batch[process::processes] for process in range(processes)]
-    return [
-        [[share[i] for i in group] for group in pack_by_length([lengths[i] for i in share], token_budget)]
-        for share in shares
-    ]
+    # Every pass adds a gradient of all weights to those of the passes before.
+    packed = [pack_by_length([lengths[i] for i in share], token_budget, FEWEST_BATCHES) for share in shares]
+    return [[[share[i] for i in group] for group in groups] for share, groups in zip(shares, packed, strict=True)]
 
 
 def to_tensors(ids: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from handlers.memory import give_back_freed_memory
 from handlers.model import Classifier
-from handlers.text import pack_by_length
+from handlers.text import FEWEST_BATCHES, pack_by_length
 from stages import checkpoint
 from stages.acceleration import attention
 from stages.batches import Split, epoch_batches, passes, to_tensors
@@ -285,7 +285,7 @@ class Trainer:
         accelerator = self.accelerator
         self.model.eval()
         rows: list[tuple[int, np.ndarray]] = []
-        batches = pack_by_length([len(item) for item in ids], EVALUATION_TOKENS)
+        batches = pack_by_length([len(item) for item in ids], EVALUATION_TOKENS, FEWEST_BATCHES)
         for batch in batches[accelerator.process_index :: accelerator.num_processes]:
             with torch.inference_mode(), accelerator.autocast():
                 output = call(*to_tensors([ids[i] for i in batch], self.pad_id, accelerator.device))

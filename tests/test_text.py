@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.text import MOST_MARKS, Cleaning, Encoder, pack_by_length, pad
+from handlers.text import FEWEST_BATCHES, MOST_MARKS, Cleaning, Encoder, pack_by_length, pad
 from handlers.words import WORD
 
 STOP_WORDS = ("the", "of", "and")
@@ -125,15 +126,40 @@ def test_encoder_without_a_tokenizer_says_what_is_missing(tmp_path: Path) -> Non
         Encoder(tmp_path, max_tokens=32)
 
 
-@given(st.lists(st.integers(1, 600), max_size=60), st.integers(1, 1024))
-def test_packing_takes_every_index_once_and_keeps_the_budget(lengths: list[int], budget: int) -> None:
-    batches = pack_by_length(lengths, budget)
+@given(st.lists(st.integers(1, 600), max_size=60), st.integers(1, 1024), st.integers(0, 500))
+def test_packing_takes_every_index_once_and_keeps_the_budget(
+    lengths: list[int], budget: int, batch_tokens: int
+) -> None:
+    batches = pack_by_length(lengths, budget, batch_tokens)
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     for batch in batches:
         assert batch
         assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= budget
     in_order = [lengths[index] for batch in batches for index in batch]
     assert in_order == sorted(in_order)
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=8), st.integers(1, 200), st.integers(0, 100))
+def test_no_other_way_to_pack_costs_less(lengths: list[int], budget: int, batch_tokens: int) -> None:
+    def cost(batches: list[list[int]]) -> int:
+        return sum(batch_tokens + len(batch) * max(batch) for batch in batches)
+
+    def fits(batch: list[int]) -> bool:
+        return len(batch) == 1 or len(batch) * max(batch) <= budget
+
+    ordered = sorted(lengths)
+    ways = []
+    for cuts in itertools.product([False, True], repeat=len(ordered) - 1):
+        edges = [0, *(place for place, cut in enumerate(cuts, start=1) if cut), len(ordered)]
+        ways.append([ordered[start:end] for start, end in itertools.pairwise(edges)])
+    packed = [[lengths[i] for i in batch] for batch in pack_by_length(lengths, budget, batch_tokens)]
+    assert cost(packed) == min(cost(way) for way in ways if all(map(fits, way)))
+
+
+def test_a_long_post_does_not_slow_short_ones_by_padding_unless_a_batch_costs_more() -> None:
+    lengths = [20, 128, 22, 25]
+    assert pack_by_length(lengths, 1024, 32) == [[0, 2, 3], [1]]
+    assert pack_by_length(lengths, 1024, FEWEST_BATCHES) == [[0, 2, 3, 1]]
 
 
 @given(st.lists(st.lists(st.integers(1, 99), min_size=1, max_size=9), min_size=1, max_size=9), st.integers(0, 200))
