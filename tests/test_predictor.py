@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from handlers.fusion import Fusion
 from handlers.linear import Linear
 from handlers.predictor import Answer, Predictor
-from handlers.text import Cleaning
+from handlers.text import FEWEST_BATCHES, Cleaning
 from handlers.torch_engine import TorchEngine
 from tests.conftest import answer_probabilities
 
@@ -49,6 +49,27 @@ def assert_same(answers: Sequence[Answer], expected: Sequence[Answer]) -> None:
             other.truncated,
         )
         np.testing.assert_allclose(one.probabilities, other.probabilities, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("call_tokens", "expected"), [(8, [[3, 3, 3], [31]]), (FEWEST_BATCHES, [[3, 3, 3, 31]])], ids=["cheap", "dear"]
+)
+def test_short_posts_share_a_call_with_a_long_one_only_where_a_call_costs_more_than_their_padding(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch, call_tokens: int, expected: list[list[int]]
+) -> None:
+    calls: list[list[int]] = []
+    logits = predictor.engine.logits
+
+    def counted(ids: Sequence[Sequence[int]]) -> np.ndarray:
+        calls.append([len(item) for item in ids])
+        return logits(ids)
+
+    monkeypatch.setattr(predictor.engine, "logits", counted)
+    monkeypatch.setattr(predictor.engine, "call_tokens", call_tokens)
+    long, short = [2, *[5] * 29, 3], [2, 5, 3]
+    together = predictor.logits([short, long, short, short])
+    assert calls == expected
+    np.testing.assert_allclose(together, [logits([item])[0] for item in (short, long, short, short)], atol=1e-5)
 
 
 @pytest.mark.parametrize("fast_path", [True, False])
