@@ -115,8 +115,9 @@ def transformer_score(
 
     changes: to the section train.
     """
-    settings = dataclasses.replace(params.train, epochs=epochs, evaluations=1, patience=epochs, **changes)
-    folder = fetched(settings.candidates[0])
+    candidate = params.train.candidates[0]
+    settings = dataclasses.replace(params.train.of(candidate), epochs=epochs, evaluations=1, patience=epochs, **changes)
+    folder = fetched(candidate)
     encoder = Encoder(folder, settings.max_tokens)
     model = build(folder, label_names(train), settings, seed)
     splits = encode(train, encoder), encode(validation, encoder)

@@ -27,8 +27,8 @@ def allowed(section: type) -> dict[str, Any]:
         if dataclasses.is_dataclass(kind):
             described[field.name] = allowed(typing.cast(type, kind))
         else:
-            listed = typing.get_origin(kind) is tuple
-            name = f"list of {typing.get_args(kind)[0].__name__}" if listed else kind.__name__
+            origin = typing.get_origin(kind)
+            name = f"list of {typing.get_args(kind)[0].__name__}" if origin is tuple else kind.__name__.lower()
             described[field.name] = f"{name}: {field.metadata['allowed']}" if field.metadata else name
     return described
 

@@ -23,7 +23,7 @@ from stages.archive import build_archive
 from stages.calibration import calibration
 from stages.corpus import load_split
 from stages.files import replacing, sha256, write_json
-from stages.inputs import read_earlier, require
+from stages.inputs import read_earlier, require, selected_name
 from stages.model_card import corpus_name, is_public, model_card
 from stages.params import Params, load
 from stages.paths import EVALUATION, METRICS, MODEL_STORE, ONNX, PROJECT, RAW, SELECTED
@@ -202,10 +202,11 @@ def release(name: str) -> str:
     return importlib.metadata.version(name).split("+")[0]
 
 
-def shaping(params: Params) -> dict[str, Any]:
-    """The parameters that shape what is packed."""
+def shaping(params: Params, candidate: str) -> dict[str, Any]:
+    """The parameters that shape what is packed: of the candidate that ships, its own."""
     sections = ("data", "prepare", "augment", "wide", "train", "fuse", "export")
     chosen = {"seed": params.seed} | {name: asdict(getattr(params, name)) for name in sections}
+    chosen["train"] = params.train.of(candidate).alone()
     # Where the posts lie is one machine's business: what they are, `source.json` says by their hash.
     del chosen["data"]["path"]
     return chosen
@@ -215,7 +216,7 @@ def main() -> None:
     """Entry of the stage."""
     with stage("package"):
         params = load()
-        facts = Facts.read(RAW, METRICS, EVALUATION, shaping(params))
+        facts = Facts.read(RAW, METRICS, EVALUATION, shaping(params, selected_name(SELECTED)))
         summary = package(SELECTED, ONNX, facts, params.package.version, MODEL_STORE)
         write_json(METRICS / "package.json", summary)
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import re
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ SPLITS = ("random", "late", "duplicates", "thread")
 IMPORTANCES = ("tfidf", "gradient")
 PRECISIONS = ("auto", "float32", "bf16", "fp16")
 SCHEDULES = ("linear", "cosine")
+# Keys of the section train that no candidate has of its own: the posts are described by one length for all.
+COMMON = ("candidates", "max_tokens", "overrides")
 # It is an argument of the archiver, goes into the manifest, and may become a part of a file's name.
 VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*")
 
@@ -118,6 +120,17 @@ class Train:
     evaluations: int = between(1, 100)
     patience: int = between(1, 1000)
     precision: str = one_of(*PRECISIONS)
+    # By candidate: this section, with values of the candidate's own in place of the common ones.
+    overrides: Mapping[str, Train] = one_of(*PRESETS)
+
+    def of(self, candidate: str) -> Train:
+        """The settings of one candidate."""
+        return self.overrides.get(candidate, self)
+
+    def alone(self) -> dict[str, Any]:
+        """By name, the settings on which one candidate's training hangs: all but those that speak of candidates."""
+        settings = dataclasses.asdict(self)
+        return {key: value for key, value in settings.items() if key not in ("candidates", "overrides")}
 
 
 @dataclass(frozen=True)
@@ -205,7 +218,13 @@ def load(path: Path = Path("params.yaml")) -> Params:
     # Also bytes that are no UTF-8, and a date that does not exist.
     except (yaml.YAMLError, ValueError) as error:
         raise ParamsError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
-    return _build(Params, document, "")
+    params = _build(Params, document, "")
+    if params.augment.share and params.prepare.stem:
+        raise ParamsError(
+            "params.yaml: augment.share and prepare.stem exclude each other, since synonyms are found and written as "
+            "whole words; allowed: augment.share 0, or prepare.stem false"
+        )
+    return params
 
 
 def _build(section: type, values: Any, name: str) -> Any:
@@ -220,14 +239,7 @@ def _build(section: type, values: Any, name: str) -> Any:
     if missing := sorted(fields.keys() - values.keys()):
         raise ParamsError(f"{where} lacks the key {missing[0]!r}")
     prefix = f"{name}." if name else ""
-    built = section(
-        **{
-            key: _build(hints[key], values[key], prefix + key)
-            if dataclasses.is_dataclass(hints[key])
-            else _value(field, hints[key], values[key], prefix + key)
-            for key, field in fields.items()
-        }
-    )
+    built = section(**{key: _field(section, field, hints[key], values, prefix) for key, field in fields.items()})
     for key, field in fields.items():
         if other := field.metadata.get("at_most"):
             value, most = getattr(built, key), getattr(built, other)
@@ -235,6 +247,31 @@ def _build(section: type, values: Any, name: str) -> Any:
                 raise ParamsError(
                     f"params.yaml: {prefix}{key} is {value:g}; allowed: at most {prefix}{other}, {most:g}"
                 )
+    return built
+
+
+def _field(section: type, field: dataclasses.Field[Any], kind: Any, values: dict[str, Any], prefix: str) -> Any:
+    name, value = prefix + field.name, values[field.name]
+    if dataclasses.is_dataclass(kind):
+        return _build(kind, value, name)
+    if typing.get_origin(kind) is Mapping:
+        return _overrides(section, field, values, name)
+    return _value(field, kind, value, name)
+
+
+def _overrides(section: type, field: dataclasses.Field[Any], values: dict[str, Any], name: str) -> dict[str, Any]:
+    """By name, the section with a few values in place of its own."""
+    if not isinstance(values[field.name], dict):
+        raise ParamsError(f"params.yaml: {name} must be a mapping of names, not {values[field.name]!r}")
+    built = {}
+    for one, own in values[field.name].items():
+        if not field.metadata["test"](one):
+            raise ParamsError(f"params.yaml: {name} has the name {one!r}; allowed: {field.metadata['allowed']}")
+        if not isinstance(own, dict):
+            raise ParamsError(f"params.yaml: {name}.{one} must be a mapping of keys, not {own!r}")
+        if common := sorted(own.keys() & set(COMMON)):
+            raise ParamsError(f"params.yaml: {name}.{one} has {common[0]!r}, which is the same for all")
+        built[one] = _build(section, values | own | {field.name: {}}, f"{name}.{one}")
     return built
 
 

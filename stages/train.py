@@ -122,7 +122,7 @@ def start_curves(accelerator: Accelerator, folder: Path) -> None:
 def identity(model: Classifier, settings: Train, seed: int, accelerator: Accelerator, *splits: Split) -> Identity:
     """Everything that a checkpoint belongs to, of a model not yet trained; other candidates are no part of it."""
     weights = b"".join(tensor.numpy().tobytes() for tensor in model.state_dict().values())
-    described = {f"train.{key}": value for key, value in asdict(settings).items() if key != "candidates"}
+    described = {f"train.{key}": value for key, value in settings.alone().items()}
     described |= {"train.precision": precision_of(accelerator), "device": accelerator.device.type}
     described |= {"processes": accelerator.num_processes, "seed": seed}
     described |= {
@@ -141,7 +141,8 @@ def libraries() -> str:
 
 
 def train(candidate: str, seed: int, settings: Train) -> None:
-    """Read the splits, train, and write the model and, while it trains, its curves."""
+    """Read the splits, train, and write the model and, while it trains, its curves. settings: of all candidates."""
+    settings = settings.of(candidate)
     splits = load_split(AUGMENTED, "train"), load_split(PREPARED, "validation")
     pretrained = fetched(candidate)
     encoder = Encoder(pretrained, settings.max_tokens)

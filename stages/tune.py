@@ -170,8 +170,8 @@ def part_of(train: Dataset, posts: int, seed: int) -> Dataset:
 def study_name(task: Task) -> str:
     """The candidate, and a fingerprint of all that its trials share: figures of anything else do not compare."""
     posts = [[split["clean"][:], split["label"][:]] for split in (task.train, task.validation)]
-    settings = {key: value for key, value in asdict(task.settings).items() if key != "candidates"}
     code = [sha256(path) for path in (Path(__file__), *(PROJECT / name for name in CODE))]
+    settings = task.settings.alone()
     shared = [settings, asdict(task.augment), task.seed, posts, code, libraries(), *map(version, LIBRARIES)]
     return f"{task.candidate.name}-{len(task.train)}-{task.settings.epochs}-{fingerprint(shared)}"
 
@@ -220,7 +220,7 @@ def main() -> None:
     options = parser.parse_args()
     with stage("tune", timed=False):
         params = load()
-        settings = replace(params.train, epochs=options.epochs)
+        settings = replace(params.train.of(options.candidate), epochs=options.epochs)
         train = part_of(load_split(PREPARED, "train"), options.posts, params.seed)
         validation, candidate = load_split(PREPARED, "validation"), fetched(options.candidate)
         log.info("%s trials on %s posts", options.trials, len(train))

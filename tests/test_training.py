@@ -52,6 +52,7 @@ SETTINGS = Train(
     evaluations=1,
     patience=100,
     precision="float32",
+    overrides={},
 )
 
 

@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file for the figures; a PNG is drawn beside it")
     options = parser.parse_args()
     params = load()
-    settings = replace(params.train, epochs=1, evaluations=1)
+    settings = replace(params.train.of(options.candidate), epochs=1, evaluations=1)
     train, validation = load_split(PREPARED, "train"), load_split(PREPARED, "validation")
     rows = [
         measure(

@@ -226,7 +226,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file for the figures, which are printed as well")
     options = parser.parse_args()
     params = load()
-    settings = replace(params.train, epochs=options.epochs, evaluations=1, precision=options.precision)
+    settings = params.train.of(options.candidate)
+    settings = replace(settings, epochs=options.epochs, evaluations=1, precision=options.precision)
     task = Task(
         PRETRAINED / options.candidate,
         spread(load_split(PREPARED, "train"), options.posts),
