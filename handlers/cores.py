@@ -22,5 +22,6 @@ def usable_cores() -> int:
 
 
 def threads_each(workers: int) -> int:
-    """Threads of each of so many workers: together as many as there are cores, but at least one."""
+    """Threads of each of so many workers: together as many as there are cores, less a remainder that they cannot share
+    equally, but at least one."""
     return max(1, usable_cores() // workers)

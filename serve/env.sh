@@ -1,7 +1,7 @@
 # Source this in bash or zsh, from anywhere, then run torchserve from the project's root:
 #   source serve/env.sh && torchserve --start --models newsgroups.mar
-# Sets TS_CONFIG_FILE and JAVA_HOME, and OPENBLAS_NUM_THREADS where it is not set; unsets PYTHONPATH. Where no Java is
-# found it prints the mend and returns 1; the shell goes on.
+# Sets TS_CONFIG_FILE, JAVA_HOME and PYTHONDONTWRITEBYTECODE, and OPENBLAS_NUM_THREADS where it is not set; unsets
+# PYTHONPATH. Where no Java is found it prints the mend and returns 1; the shell goes on.
 
 _newsgroups_env() {
     local file="$1" folder python home
@@ -17,6 +17,8 @@ _newsgroups_env() {
     unset PYTHONPATH
     # Of NumPy's products in a worker, which are small: those of the transformer have the cores.
     export OPENBLAS_NUM_THREADS="${OPENBLAS_NUM_THREADS:-1}"
+    # A worker writes nothing, not even the bytecode of the archive's modules beside them.
+    export PYTHONDONTWRITEBYTECODE=1
 }
 
 # bash names the sourced file in BASH_SOURCE, zsh in $0.

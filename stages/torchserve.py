@@ -98,7 +98,9 @@ def serving(archive: Path, model: str, timeout: float = 180.0) -> Iterator[Serve
         raise StageError(f"{archive} is missing: run the package stage")
     # What TorchServe reads from the environment would win over the configuration written here.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("TS_")}
-    environment = {"OPENBLAS_NUM_THREADS": "1"} | inherited | {"JAVA_HOME": java_home()}  # as serve/env.sh
+    # As serve/env.sh.
+    fixed = {"JAVA_HOME": java_home(), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {"OPENBLAS_NUM_THREADS": "1"} | inherited | fixed
     # Before the archive's folder in a worker, where the code of another commit would answer for the archive's.
     environment.pop("PYTHONPATH", None)
     with tempfile.TemporaryDirectory(prefix="ts-", ignore_cleanup_errors=True) as name, _stoppable():
