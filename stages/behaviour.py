@@ -7,7 +7,7 @@ import logging
 from stages.behaviour_page import section
 from stages.checklist import behave, failures
 from stages.corpus import load_split
-from stages.files import write_json
+from stages.files import write_json, write_rows
 from stages.html import write_section
 from stages.params import load
 from stages.paths import METRICS, PREPARED, SELECTED
@@ -24,6 +24,9 @@ def main() -> None:
         cases = behave(load_predictor(SELECTED), test["id"][:], test["text"][:], params.behaviour.posts, params.seed)
         figures = {kind: {name: failures(tested) for name, tested in tests.items()} for kind, tests in cases.items()}
         write_json(METRICS / "behaviour.json", figures)
+        rows = {name: {"failed": row["failed"]} for tests in figures.values() for name, row in tests.items()}
+        # Where no post could be changed so, there is nothing to show.
+        write_rows(METRICS / "behaviour", {name: row for name, row in rows.items() if row["failed"] is not None})
         write_section("behaviour", *section(figures, cases))
         log.info("%s", {f"{kind}, {name}": row["failed"] for kind in figures for name, row in figures[kind].items()})
 

@@ -88,8 +88,11 @@ def invariance(predictor: Predictor, pairs: Sequence[tuple[str, str]]) -> list[C
 def direction(
     predictor: Predictor, sample: Sequence[tuple[str, str]], own: Sequence[Sequence[str]], seed: int
 ) -> list[Case]:
-    """A word that speaks for another class, put in front where both parts read it, must raise that class; posts that no
-    other class has a word for are left out."""
+    """A word that speaks for another class, put in front where both parts read it, must raise that class, as shipped
+    and by the full model; posts that no other class has a word for are left out.
+
+    The words are the wide part's own, which in the cascade mostly answers alone: that would hardly be a test.
+    """
     texts = [text for _, text in sample]
     tested, chosen = [], []
     for (identifier, text), answer in zip(sample, predictor.predict(texts), strict=True):
@@ -97,18 +100,22 @@ def direction(
         others = [label for label, name in enumerate(predictor.labels) if name != answer.label and own[label]]
         if others:
             label = numbers.choice(others)
-            tested.append((text, answer))
+            tested.append(text)
             chosen.append((label, numbers.choice(own[label])))
-    longer = [f"{word} {text}" for (text, _), (_, word) in zip(tested, chosen, strict=True)]
-    return [
-        Case(
-            (text, was),
-            (more, now),
-            expected=f"{predictor.labels[label]} gains from {word}",
-            failed=bool(now.probabilities[label] <= was.probabilities[label]),
-        )
-        for (text, was), more, now, (label, word) in zip(tested, longer, predictor.predict(longer), chosen, strict=True)
-    ]
+    longer = [f"{word} {text}" for text, (_, word) in zip(tested, chosen, strict=True)]
+    # Shipped, then the full model.
+    before, after = (
+        zip(predictor.predict(posts), predictor.predict(posts, [False] * len(posts)), strict=True)
+        for posts in (tested, longer)
+    )
+    cases = []
+    for text, more, was, now, (label, word) in zip(tested, longer, before, after, chosen, strict=True):
+        pairs = list(zip(was, now, strict=True))
+        wrong = [pair for pair in pairs if pair[1].probabilities[label] <= pair[0].probabilities[label]]
+        first, second = (wrong or pairs)[0]
+        expected = f"{predictor.labels[label]} gains from {word}"
+        cases.append(Case((text, first), (more, second), expected, failed=bool(wrong)))
+    return cases
 
 
 def minimum(predictor: Predictor, own: Sequence[Sequence[str]], posts: int, seed: int) -> list[Case]:
