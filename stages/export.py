@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,18 @@ from stages.footprint import footprint
 from stages.hardware import choose_device
 from stages.inputs import selected_name
 from stages.params import load
-from stages.parity import Parity, compare, float32_faults, reduced_faults
+from stages.parity import Parity, compare, explained, explanation_parity, float32_faults, reduced_faults
 from stages.paths import EVALUATION, METRICS, ONNX, PLOTS, PREPARED, SELECTED
 from stages.quantization import SCOPES, Quantizer, layers, saturates, sensitivity
-from stages.scoring import load_logits
+from stages.scoring import load_logits, load_predictor
 from stages.sensitivity_plot import draw_sensitivity
 from stages.stage import stage
 from stages.variants import FLOAT16, FLOAT32, INT8, TORCH
 
 # Layers, and posts each, of which a quick run measures the sensitivity.
 QUICK = 4
+# Posts whose explanations are compared.
+EXPLAINED = 12
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +152,23 @@ def judge(
     return found
 
 
+def compare_explanations(
+    graphs: Mapping[str, Path], reference: Reference, posts: int, device: str
+) -> dict[str, dict[str, float]]:
+    """Of each graph, how like PyTorch's its explanations are, of the class that PyTorch gives each of some posts."""
+    # A post of one word has no order of words.
+    sample = [index for index in spread(len(reference.cleaned), posts) if " " in reference.cleaned[index]]
+    texts = [reference.cleaned[index] for index in sample]
+    labels = reference.fusion.full(reference.logits[sample], reference.scores[sample]).argmax(axis=1).tolist()
+    theirs = explained(load_predictor(reference.bundle), texts, labels)
+    return {
+        name: explanation_parity(
+            explained(Predictor(reference.bundle, OnnxEngine(graph, device=device)), texts, labels), theirs
+        )
+        for name, graph in graphs.items()
+    }
+
+
 def main() -> None:
     with stage("export"):
         params = load()
@@ -192,6 +211,9 @@ def main() -> None:
                 quantizer.write(graphs[INT8])
                 costs = sensitivity(quantizer, nodes, sample)
             metrics |= {name: judge(name, graph, gates[name], reference, device) for name, graph in graphs.items()}
+            left = {name: graph for name, graph in graphs.items() if metrics[name]["packaged"]}
+            likeness = compare_explanations(left, reference, QUICK if params.data.limit else EXPLAINED, device)
+            metrics |= {name: metrics[name] | found for name, found in likeness.items()}
         table = [[module, round(same, 4), round(difference, 5)] for module, same, difference in costs]
         write_csv(PLOTS / "sensitivity.csv", ["layer", "agreement", "mean_logit"], table)
         draw_sensitivity(table, PLOTS / "sensitivity.png")

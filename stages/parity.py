@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score
 
+from handlers.explaining import DEFAULT, contributions, words_read
 from handlers.fusion import Fusion
+from handlers.predictor import Predictor
+from stages.faithfulness import rank_correlation
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,26 @@ def compare(
         full_macro_f1=float(f1_score(labels, fusion.full(logits, scores).argmax(axis=1), average="macro")),
         f1_loss=float(f1_score(labels, theirs, average="macro")) - macro_f1,
     )
+
+
+def explained(predictor: Predictor, cleaned: Sequence[str], labels: Sequence[int]) -> list[np.ndarray]:
+    """What is served as the explanation of a class of each cleaned post: contributions [words that are read]."""
+    found = []
+    for text, label in zip(cleaned, labels, strict=True):
+        words = text.split()
+        read = words_read(predictor, words)
+        found.append(contributions(predictor, words, read, [label], DEFAULT, len(words) + 1)[0, :read])
+    return found
+
+
+def explanation_parity(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> dict[str, float]:
+    """How like two variants' explanations of the same posts are: the mean over posts of Spearman's correlation, and the
+    largest difference of a contribution, in log-odds."""
+    pairs = list(zip(ours, theirs, strict=True))
+    return {
+        "explanation_spearman": round(float(np.mean([rank_correlation(*pair) for pair in pairs])), 4),
+        "explanation_difference": round(max(float(np.abs(one - other).max()) for one, other in pairs), 6),
+    }
 
 
 def float32_faults(parity: Parity, agreement: float, tolerance: float) -> list[str]:
