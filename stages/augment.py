@@ -13,9 +13,8 @@ from typing import Any
 from datasets import Dataset, Features, Value, concatenate_datasets
 from datasets import Sequence as ListOf
 
-from handlers.cores import usable_cores
 from stages.augmentation import edit, generator, protected_words, text_names
-from stages.corpus import label_names, load_split, save_split
+from stages.corpus import label_names, load_split, processes_for, save_split
 from stages.files import write_json
 from stages.html import paragraph, table, write_section
 from stages.importance import Importance
@@ -112,18 +111,13 @@ def augmented_copies(
         editor,
         features=features,
         remove_columns="name",
-        num_proc=processes or _processes(len(chosen)),
+        num_proc=processes or processes_for(len(chosen), COPIES_PER_PROCESS),
         desc="augment",
         # Nothing is cached, so that a fingerprint of the whole editor would be made for nothing.
         new_fingerprint="augmented",
     )
     copies = [Copy(**row) for row in rows]
     return [copy for copy in copies if copy.changed]
-
-
-def _processes(copies: int) -> int | None:
-    wanted = min(usable_cores(), copies // COPIES_PER_PROCESS)
-    return wanted if wanted > 1 else None
 
 
 def with_copies(train: Dataset, copies: Sequence[Copy]) -> Dataset:

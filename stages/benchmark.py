@@ -16,13 +16,23 @@ from typing import Any
 
 from loadtest.answers import NO_ANSWER
 from stages.capacity import STEP, enclose, highest_rate
-from stages.files import replacing, write_csv, write_json
+from stages.files import replacing, write_csv, write_json, write_rows
 from stages.html import write_section
 from stages.inputs import read_earlier
 from stages.loadrun import Point, Target, latencies, problems, read_point, run
 from stages.params import Benchmark, load
 from stages.paths import METRICS, MODEL_STORE, PLOTS, PREPARED, SAMPLES
-from stages.serving_figures import Curve, Result, differences, enclosed, metrics, nearest, rate, recommendation
+from stages.serving_figures import (
+    Curve,
+    Result,
+    differences,
+    enclosed,
+    headline,
+    metrics,
+    nearest,
+    rate,
+    recommendation,
+)
 from stages.serving_page import section
 from stages.serving_plot import COLUMNS, draw_curves, draw_latencies, draw_quality
 from stages.stage import StageError, stage
@@ -304,6 +314,7 @@ def main() -> None:
         left_out = [variant for variant in quality if variant not in rows]
         write_section("serving", *section(rows, left_out, verdict, knobs.slo_ms, PLOTS))
         write_json(METRICS / "serving.json", rows)
+        write_rows(METRICS / "serving", {variant: headline(row) for variant, row in rows.items()})
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pyarrow.parquet
 from datasets import ClassLabel, Dataset, Features, Value, disable_progress_bars
 from datasets.table import InMemoryTable
 
+from handlers.cores import usable_cores
 from stages.files import replacing
 from stages.stage import StageError
 
@@ -40,6 +41,12 @@ def load_split(folder: Path, name: str) -> Dataset:
         raise StageError(f"{path} is missing: run the stage that writes it, or simply dvc repro")
     # Not Dataset.from_parquet, which would leave a second copy in the user's cache folder.
     return Dataset(InMemoryTable(pyarrow.parquet.read_table(path)))
+
+
+def processes_for(rows: int, fewest: int) -> int | None:
+    """For `datasets.map`: as many processes as there are cores, each with `fewest` rows at least; None for no other."""
+    wanted = min(usable_cores(), rows // fewest)
+    return wanted if wanted > 1 else None
 
 
 def label_names(dataset: Dataset) -> list[str]:

@@ -19,7 +19,7 @@ from stages import explain_page, html, plots
 from stages.comparison import compare, judge, stability, verdict
 from stages.corpus import label_names, load_split
 from stages.explanation import METHODS, Effort, Explanation, best_words, explain_text
-from stages.files import write_json
+from stages.files import write_json, write_rows
 from stages.inputs import selected_name
 from stages.metrics import rounded
 from stages.params import load
@@ -30,6 +30,8 @@ from stages.stage import StageError, stage
 MAP_WORDS = 30  # of the attention picture
 # The cost of an explanation grows with the square of a post's length: the shortest posts alone are compared.
 SHORTEST = 0.125
+# Of a method, for `dvc metrics show`.
+ROW = ("comprehensiveness", "sufficiency", "seconds")
 STABLE_EVERY = 5  # one post in so many is explained again, to see whether the explanation stays
 
 
@@ -60,7 +62,7 @@ def main() -> None:
             top=settings.top,
             effort=effort,
             plot=PLOTS / "explain.png",
-            metrics_file=METRICS / "explain.json",
+            metrics_folder=METRICS,
         )
 
 
@@ -73,7 +75,7 @@ def explain(
     top: int,
     effort: Effort,
     plot: Path,
-    metrics_file: Path,
+    metrics_folder: Path,
 ) -> None:
     """Explain and compare on `posts` posts of the test split; write figures, a plot, and the report's section.
 
@@ -101,7 +103,11 @@ def explain(
     report = rounded(compare(explained, judged, stable, effort.seed))
     draw_faithfulness(plot, report["methods"])
     html.write_section("explanation", *explain_page.comparison(report, plot.read_bytes(), top), *pictured)
-    write_json(metrics_file, report)
+    write_json(metrics_folder / "explain.json", report)
+    write_rows(
+        metrics_folder / "explain",
+        {name: {key: row[key] for key in ROW if key in row} for name, row in report["methods"].items()},
+    )
     print(verdict(report))
 
 

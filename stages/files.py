@@ -7,7 +7,7 @@ import csv
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,14 @@ def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, whole."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_rows(folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write a JSON file for each row, the folder whole: DVC shows metrics as a table, with a row for each file."""
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        for name, figures in rows.items():
+            write_json(temporary / f"{name}.json", figures)
 
 
 def read_json(path: Path) -> Any:

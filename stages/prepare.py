@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections import Counter
@@ -11,12 +12,15 @@ from datasets import Dataset
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 from handlers.text import Cleaning
-from stages.corpus import COUNTS_FILE, features, label_names, load_split, save_split
+from stages.corpus import COUNTS_FILE, features, label_names, load_split, processes_for, save_split
 from stages.files import replacing, write_json
 from stages.params import Prepare, load
 from stages.paths import PREPARED, RAW
 from stages.splitting import check_classes, split_validation
 from stages.stage import StageError, stage
+
+# Fewer are cleaned sooner than another process has started.
+POSTS_PER_PROCESS = 2000
 
 log = logging.getLogger(__name__)
 
@@ -30,22 +34,34 @@ def build_cleaning(settings: Prepare) -> Cleaning:
 def clean_split(raw: Dataset, cleaning: Cleaning, limit: int) -> tuple[Dataset, int]:
     """Clean every post, drop those with nothing left, keep the first `limit` of each class (0 for all).
 
-    Returns the split and how many posts had nothing left.
+    Returns the split and how many posts had nothing left, of those that were looked at.
     """
+    names = label_names(raw)
+    cleaned = raw.map(
+        functools.partial(clean_row, cleaning=cleaning),
+        features=features(names),
+        num_proc=processes_for(len(raw), POSTS_PER_PROCESS),
+        desc="clean",
+        # What DVC keeps of the stage is the cache.
+        new_fingerprint="cleaned",
+    )
     kept: Counter[int] = Counter()
+    chosen: list[int] = []
     empty = 0
-    columns: dict[str, list[Any]] = {"id": [], "text": [], "clean": [], "label": []}
-    for row in raw:
-        if limit and kept[row["label"]] >= limit:
+    for index, (label, clean) in enumerate(zip(cleaned["label"], cleaned["clean"], strict=True)):
+        if limit and kept[label] >= limit:
             continue
-        clean = cleaning(row["text"])
         if not clean:
             empty += 1
             continue
-        kept[row["label"]] += 1
-        for name in columns:
-            columns[name].append(clean if name == "clean" else row[name])
-    return Dataset.from_dict(columns, features(label_names(raw))), empty
+        kept[label] += 1
+        chosen.append(index)
+    return Dataset.from_dict(cleaned.select(chosen).to_dict(), features(names)), empty
+
+
+def clean_row(row: dict[str, Any], cleaning: Cleaning) -> dict[str, str]:
+    """What `datasets.map` adds to a row."""
+    return {"clean": cleaning(row["text"])}
 
 
 def share_limit(limit: int, sizes: dict[str, int]) -> dict[str, int]:

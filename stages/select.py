@@ -12,7 +12,7 @@ from datasets import Dataset
 from stages import metrics
 from stages.corpus import load_split
 from stages.evaluation_page import candidates
-from stages.files import copy_into, replacing, write_json
+from stages.files import copy_into, replacing, write_json, write_rows
 from stages.html import paragraph, write_section
 from stages.inputs import read_earlier, require
 from stages.params import load
@@ -31,6 +31,7 @@ def main() -> None:
         gains = {other: gain(answers[name], answers[other], params.seed) for other in names if other != name}
         publish(FUSED / name, SELECTED, {"name": name, "validation": headline(reports[name]["validation"]["shipped"])})
         write_json(METRICS / "quality.json", quality(name, reports, baseline, gains))
+        write_rows(METRICS / "quality", rows(reports[name]["test"]))
         evaluated = require(EVALUATION / name / EVALUATION_SECTION).read_text(encoding="utf-8")
         write_section("evaluation", paragraph(f"The candidate that ships: {name}."), evaluated, *candidates(gains))
         print(f"selected: {name}")
@@ -85,6 +86,17 @@ def quality(
             candidate: {split: headline(report[split]["shipped"]) for split in ("validation", "test")}
             for candidate, report in reports.items()
         },
+    }
+
+
+def rows(test: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """A row of metrics for each system that `evaluate` has scored on test: accuracy, macro-F1, and the calibration
+    error of those that give probabilities."""
+    systems = ("baseline", "wide", "deep", "fused", "shipped")
+    return {
+        system: headline(test[system], [key for key in ("ece",) if key in test[system]])
+        for system in systems
+        if system in test
     }
 
 

@@ -135,6 +135,14 @@ def metrics(result: Result, quality: Mapping[str, Any], slo_ms: float) -> dict[s
     return row
 
 
+def headline(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of one variant that people compare first, from its row of serving.json; full_rps: its capacity with
+    the cascade off."""
+    full = {"full_rps": row["full_path"]["capacity_rps"]} if "full_path" in row else {}
+    same = ("p50_ms", "p99_ms", "size_mb", "rss_mb", "cold_start_s", "macro_f1", "agreement")
+    return {"rps": row["capacity_rps"], **full} | {key: row[key] for key in same}
+
+
 def more(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
     """Whether one capacity is larger than another: the 95% interval of their difference, round by round, is above 0.
 

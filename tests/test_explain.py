@@ -75,19 +75,23 @@ def test_stage_writes_section_plot_and_metrics(
     test = Dataset.from_dict(columns, features(list(LABELS)))
     _, _, logits = systems(predictor, texts, "test")
     arguments = {"posts": 2, "shown": 1, "top": 5, "effort": EFFORT}
-    explain(predictor, test, logits, **arguments, plot=tmp_path / "p.png", metrics_file=tmp_path / "m.json")
+    explain(predictor, test, logits, **arguments, plot=tmp_path / "p.png", metrics_folder=tmp_path / "metrics")
     section = (tmp_path / "outputs/sections/explanation.html").read_text()
     assert section.count("<article") == 1
-    assert verdict(json.loads((tmp_path / "m.json").read_text())) in section.replace("&#x27;", "'")
+    assert verdict(json.loads((tmp_path / "metrics/explain.json").read_text())) in section.replace("&#x27;", "'")
     assert (tmp_path / "p.png").stat().st_size > 1000
-    report = json.loads((tmp_path / "m.json").read_text(), parse_constant=pytest.fail)
+    report = json.loads((tmp_path / "metrics/explain.json").read_text(), parse_constant=pytest.fail)
     assert report["posts"] == 2
+    rows = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "metrics/explain").iterdir()}
+    assert rows.keys() == report["methods"].keys()
+    assert rows["ig"] == {key: report["methods"]["ig"][key] for key in ("comprehensiveness", "sufficiency", "seconds")}
+    assert "seconds" not in rows["random"]
     assert report["stability_posts"] == 1
     # A cascade whose linear part is always sure, and of the least likely class: right and wrong stay the full model's.
     contrary = copy.copy(predictor)
     contrary.fusion = dataclasses.replace(predictor.fusion, margin=0.0, fast=-predictor.fusion.fast)
     arguments |= {"shown": 2}
-    explain(contrary, test, logits, **arguments, plot=tmp_path / "p.png", metrics_file=tmp_path / "m.json")
+    explain(contrary, test, logits, **arguments, plot=tmp_path / "p.png", metrics_folder=tmp_path / "metrics")
     section = (tmp_path / "outputs/sections/explanation.html").read_text()
     told = re.findall(r"<h3>\d+\. (right|wrong) and \w+: ([^<]+)</h3>.*?of class <strong>([^<]+)<", section, re.DOTALL)
     assert len(told) == 2 and all((rule == "right") == (named == actual) for rule, named, actual in told)
