@@ -27,6 +27,7 @@ from locust.contrib.fasthttp import FastHttpSession
 from locust.env import Environment
 from locust.event import EventHook
 from locust.exception import StopUser
+from locust.rpc.protocol import Message
 from locust.runners import MasterRunner, WorkerRunner
 from openloop import percentile, schedule, void
 from posts import DEFAULT, InputError, read_key, read_posts
@@ -35,6 +36,8 @@ BAD_BODIES: tuple[bytes, ...] = (b"", b"{", b"[]", b"{}", b'{"text": 5}', b'{"te
 # Seconds for an answer. With the default model the server itself gives up first (responseTimeout of its archive).
 PATIENCE = 600
 HEADER = "scheduled_s,latency_ms,lag_ms,ok\n"
+# What a worker sends to its master where it cannot use the options of the run.
+REFUSED = "refused"
 
 
 class Run:
@@ -187,8 +190,12 @@ def finish(environment: Environment) -> None:
 def add_options(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", default="newsgroups", help="name of the served model")
-    add("--key-file", default="key_file.json", help="written by TorchServe where it was started")
-    add("--posts", default=str(DEFAULT), help="data set (.parquet), JSON lines or text, one post a line")
+    add("--key-file", default="key_file.json", help="written by TorchServe where it was started; likewise")
+    add(
+        "--posts",
+        default=str(DEFAULT),
+        help="data set (.parquet), JSON lines or text, one post a line; on the machine of each worker",
+    )
     add("--bad-share", type=float, default=0.0, help="of requests that must be refused, 0 to 1")
     add("--explain-share", type=float, default=0.0, help="of explain requests, 0 to 1")
     add("--full-path", action="store_true", help="ask for the transformer on every post: cascade off")
@@ -221,6 +228,7 @@ def prepare(environment: Environment, **_: Any) -> None:
                 raise InputError("--rate ends with its --requests, all answered: drop --run-time")
         # The workers of this run get the master's options.
         if isinstance(environment.runner, MasterRunner):
+            environment.runner.register_message(REFUSED, end_refused)
             for name in ("rate", "requests", "samples"):
                 if getattr(options, name):
                     raise InputError(f"--{name} counts in one process: give --run-time instead, or drop --processes")
@@ -270,20 +278,30 @@ def note_start(environment: Environment, **_: Any) -> None:
         except InputError as error:
             logging.error("loadtest: %s", error)
             Visitor.refused = True
+            if isinstance(runner, WorkerRunner):
+                runner.send_message(REFUSED, str(error))
     if isinstance(runner, WorkerRunner):
         Visitor.run_.random.seed(environment.parsed_options.seed + runner.worker_index)
 
 
+def end_refused(environment: Environment, msg: Message, **_: Any) -> None:
+    """A worker, perhaps on another machine, has not what the master's options name: without it the load would be less
+    than was asked for."""
+    logging.error("loadtest: worker %s: %s", msg.node_id, msg.data)
+    Visitor.refused = True
+    finish(environment)
+
+
 @events.quitting.add_listener
 def report(environment: Environment, **_: Any) -> None:
-    """Write the samples; exit status 1 where an answer was wrong, nothing was asked or an open loop was void or cut
-    off."""
+    """Write the samples; exit status 1 where an answer was wrong, nothing was asked, a worker could not ask, or an open
+    loop was void or cut off."""
     if isinstance(environment.runner, WorkerRunner):
         return
     options, total, run = environment.parsed_options, environment.stats.total, Visitor.run_
     if options.samples:
         run.write(Path(options.samples))
-    if total.num_failures or not total.num_requests:
+    if total.num_failures or not total.num_requests or Visitor.refused:
         environment.process_exit_code = 1
     if options.rate is not None and len(run.samples) < options.requests:
         # Interrupted: the slowest answers are missing.

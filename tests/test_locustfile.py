@@ -187,6 +187,28 @@ def test_several_processes_load_one_server(server: Server, tmp_path: Path) -> No
     assert done.returncode == 1 and "model not loaded" in done.stderr
 
 
+@pytest.mark.parametrize("apart", [False, True], ids=["same files", "other files"])
+def test_a_worker_elsewhere_that_lacks_the_masters_files_ends_the_run(
+    server: Server, tmp_path: Path, apart: bool
+) -> None:
+    [port] = free_ports(1)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "own.txt").write_text("a post\n")
+    own = ["--worker", "--master-port", str(port), "--key-file", str(server.key_file)]
+    command = [sys.executable, "-m", "locust", "-f", str(ROOT / "loadtest" / "locustfile.py"), *own]
+    command += ["--posts", "own.txt" if apart else "posts.txt"]
+    master = ("--master", "--expect-workers", "1", "--master-bind-port", str(port), "-u", "2", "--run-time", "4s")
+    (tmp_path / "posts.txt").write_text("a post\n")
+    with subprocess.Popen(command, cwd=elsewhere if apart else tmp_path, stderr=subprocess.DEVNULL) as worker:
+        try:
+            done = locust(server, tmp_path, *master)
+        finally:
+            worker.kill()
+    assert done.returncode == int(apart), done.stderr
+    assert ("posts.txt" in done.stderr) == apart
+
+
 def wait_for_a_client(server: Server) -> None:
     """Locust takes a while to start: wait for its first connection, and then for the arrivals."""
     port, end = urlsplit(server.url).port, time.monotonic() + 30
