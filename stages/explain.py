@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,15 +41,19 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--text", help="explain this post with the selected bundle and print a table")
     source.add_argument("--file", type=Path, help="the same with the post in this UTF-8 file")
+    parser.add_argument("--archive", type=Path, help="with the model of this PyTorch archive, not the selected bundle")
     arguments = parser.parse_args()
     own = arguments.text is not None or arguments.file is not None
+    if arguments.archive and not own:
+        parser.error("--archive explains a post: give --text or --file as well")
     with stage("explain", timed=not own):
         params = load()
         settings = params.explain
         effort = Effort(settings.samples, settings.steps, params.seed)
         if own:
             text = read_post(arguments.file) if arguments.text is None else arguments.text
-            print_explanation(load_predictor(SELECTED), text, settings.top, effort)
+            predictor = load_packaged(arguments.archive) if arguments.archive else load_predictor(SELECTED)
+            print_explanation(predictor, text, settings.top, effort)
             return
         # A limited corpus is a quick look at the whole chain.
         quick = params.data.limit > 0
@@ -180,6 +185,16 @@ def draw_faithfulness(path: Path, methods: dict[str, dict[str, float]]) -> None:
 def print_explanation(predictor: Predictor, text: str, top: int, effort: Effort) -> None:
     """Print the strongest words of one raw post by every method. Raises StageError where it has none."""
     print(format_table(explain_text(predictor, text, effort), predictor.labels, top))
+
+
+def load_packaged(archive: Path) -> Predictor:
+    """The predictor of a PyTorch archive. Raises StageError where it is none."""
+    try:
+        with TemporaryDirectory() as folder, zipfile.ZipFile(archive) as content:
+            content.extractall(folder)
+            return load_predictor(Path(folder))
+    except (OSError, zipfile.BadZipFile) as error:
+        raise StageError(f"{archive} is no archive ({error}): name a .mar that the package stage wrote") from error
 
 
 def read_post(file: Path) -> str:
