@@ -121,6 +121,20 @@ def test_failures_of_every_kind_are_seen(oracle: Oracle, monkeypatch: pytest.Mon
     assert cases["invariance"]["cut"][0].failed
 
 
+def test_a_direction_that_only_the_full_model_misses_fails(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = [("a", "puck engine orbit"), ("b", "orbit orbit")]
+    own = [["engine"], ["puck"], ["orbit"]]
+    assert not any(case.failed for case in checklist.direction(oracle, sample, own, seed=0))
+    shipped = oracle.predict
+
+    def deaf(texts: list[str], fast_path: Sequence[bool] | None = None) -> list[Answer]:
+        # The full model reads the last word alone, and so never what is put in front.
+        return shipped(texts if fast_path is None else [text.split()[-1] for text in texts], fast_path)
+
+    monkeypatch.setattr(oracle, "predict", deaf)
+    assert all(case.failed for case in checklist.direction(oracle, sample, own, seed=0))
+
+
 def test_a_class_without_words_is_left_out(oracle: Oracle) -> None:
     sample = [(str(number), "puck") for number in range(20)] + [("x", "orbit")]
     one = [[], [], ["orbit"]]

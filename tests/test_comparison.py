@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -87,6 +89,21 @@ def test_differences_are_paired(report: dict) -> None:
     for one, other in (("attention", "random"), ("attention", "ig"), ("occlusion", "spans"), ("occlusion", "linear")):
         means = [report["methods"][name]["comprehensiveness"] for name in (one, other)]
         assert report[f"{one}_over_{other}"]["comprehensiveness"] == pytest.approx(means[0] - means[1])
+
+
+def test_a_difference_is_told_post_by_post(predictor: Predictor, explanation: Explanation) -> None:
+    posts = 20
+    easy = np.linspace(0, 0.8, posts)
+    plain = judge(predictor, explanation, 3, 1)
+    judged = [
+        dataclasses.replace(plain, comprehensiveness=dict.fromkeys(plain.comprehensiveness, each) | {"ig": each + 0.1})
+        for each in easy
+    ]
+    stable = [stability(predictor, explanation, EFFORT)]
+    found = compare([explanation] * posts, judged, stable, seed=0)
+    low, high = found["methods"]["attention"]["comprehensiveness_95"]
+    assert high - low > 0.1, "posts differ much"
+    assert found["attention_over_ig"]["comprehensiveness_95"] == pytest.approx([-0.1, -0.1]), "methods always alike"
 
 
 @pytest.mark.parametrize(

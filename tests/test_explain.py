@@ -7,6 +7,7 @@ import dataclasses
 import json
 import re
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -154,3 +155,23 @@ def test_table_names_the_answer_and_the_strongest_words(explanation: Explanation
     values = explanation.attributions[explanation.predicted][explaining.DEFAULT]
     strongest, value = best_words(explanation.words, values, 1)[0]
     assert re.match(rf"{strongest} {re.escape(f'{value:+.3f}')}", lines[2])
+
+
+def test_an_archive_explains_as_the_bundle_that_went_into_it(
+    command: Callable[..., None], tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command("--text", TEXT)
+    expected = capsys.readouterr().out
+    with zipfile.ZipFile("model.mar", "w") as archive:
+        for path in tiny_bundle.iterdir():
+            archive.write(path, path.name)
+    command("--text", TEXT, "--archive", "model.mar")
+    assert capsys.readouterr().out == expected
+    with pytest.raises(SystemExit, match=r"absent\.mar is no archive"):
+        command("--text", TEXT, "--archive", "absent.mar")
+    zipfile.ZipFile("empty.mar", "w").close()
+    with pytest.raises(SystemExit, match="no complete bundle"):
+        command("--text", TEXT, "--archive", "empty.mar")
+    with pytest.raises(SystemExit):
+        command("--archive", "model.mar")
+    assert "--text or --file as well" in capsys.readouterr().err

@@ -16,10 +16,10 @@ from handlers.fusion import Fusion
 from handlers.onnx_engine import GRAPH_FILE, OnnxEngine
 from handlers.predictor import Predictor
 from handlers.torch_engine import TorchEngine
-from stages.export import Reference, export_onnx, halve, judge, spread
+from stages.export import Reference, compare_explanations, export_onnx, halve, judge, spread
 from stages.files import sha256
 from stages.footprint import footprint
-from stages.parity import Parity, compare, float32_faults, reduced_faults
+from stages.parity import Parity, compare, explanation_parity, float32_faults, reduced_faults
 from stages.quantization import Quantizer, layers, saturates, sensitivity
 from stages.scoring import load_logits, raw_scores, save_logits
 from stages.sensitivity_plot import draw_sensitivity
@@ -309,3 +309,22 @@ def test_a_gpu_is_asked_for_by_its_number_and_for_float32(tiny_graph: Path, monk
 def test_a_missing_graph_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="run the export stage"):
         OnnxEngine(tmp_path / GRAPH_FILE)
+
+
+def test_explanations_of_a_graph_are_held_against_pytorch(
+    tiny_graph: Path, int8: Path, reference: Reference, corpus: tuple[list[str], list[int]]
+) -> None:
+    posts = len(corpus[0])
+    found = compare_explanations({FLOAT32: tiny_graph, INT8: int8}, reference, posts, "cpu")
+    assert found[FLOAT32]["explanation_difference"] < 1e-3 and found[FLOAT32]["explanation_spearman"] > 0.999
+    assert found[INT8]["explanation_difference"] > 1e-3
+    one_word = dataclasses.replace(reference, cleaned=["moon", *reference.cleaned[1:]])
+    assert compare_explanations({FLOAT32: tiny_graph}, one_word, posts, "cpu")[FLOAT32]["explanation_spearman"] > 0.999
+
+
+def test_explanation_parity_sees_order_and_size() -> None:
+    theirs = [np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0])]
+    assert explanation_parity(theirs, theirs) == {"explanation_spearman": 1.0, "explanation_difference": 0.0}
+    turned = explanation_parity([theirs[0], theirs[1][::-1]], theirs)
+    assert turned == {"explanation_spearman": 0.0, "explanation_difference": 1.0}
+    assert explanation_parity([2 * each for each in theirs], theirs)["explanation_difference"] == 3.0

@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset
 
 from stages.corpus import features, label_names, load_split, save_split
-from stages.files import copy_into, read_json, remove, replacing, sha256, write_csv, write_json
+from stages.files import copy_into, read_json, remove, replacing, sha256, write_csv, write_json, write_rows
 from stages.stage import StageError
 
 
@@ -118,3 +118,12 @@ def test_a_split_comes_back_with_its_label_names(tmp_path: Path) -> None:
     assert label_names(loaded) == labels
     with pytest.raises(StageError, match=r"test\.parquet is missing"):
         load_split(tmp_path / "splits", "test")
+
+
+def test_rows_are_a_file_each_and_those_of_another_run_go(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows", {"old": {"x": 1}, "kept": {"x": 2}})
+    write_rows(tmp_path / "rows", {"kept": {"x": 3}, "new": {"x": 4}})
+    assert {path.name: read_json(path) for path in (tmp_path / "rows").iterdir()} == {
+        "kept.json": {"x": 3},
+        "new.json": {"x": 4},
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -65,6 +66,9 @@ print(json.dumps({"bodies": [json.loads(body) for body in bodies], "touched": to
 """
 
 
+ENVIRONMENT = PROJECT / "serve" / "env.sh"
+
+
 @pytest.mark.parametrize("name", ["newsgroups", "newsgroups-onnx"])
 def test_a_worker_serves_the_unpacked_archive_and_touches_nothing_else(store: Path, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "unpacked"
@@ -77,8 +81,10 @@ def test_a_worker_serves_the_unpacked_archive_and_touches_nothing_else(store: Pa
     # What PyTorch and ONNX Runtime were told in this process must not help them in that one.
     inherited = ("PYTHONPATH", "TORCHINDUCTOR_CACHE_DIR", "ORT_DISABLE_TELEMETRY")
     environment = {key: value for key, value in os.environ.items() if key not in inherited} | {"TMPDIR": str(scratch)}
-    # Without -B Python itself would try to keep its compiled modules, which a read-only folder makes it give up.
-    command = [sys.executable, "-P", "-B", "-c", WORKER, str(folder)]
+    # As it is started: serve/env.sh keeps Python from writing its compiled modules beside the archive's.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    worker = '"$0" -P -c "$1" "$2"'
+    command = ["bash", "-c", f'source "$3" && {worker}', sys.executable, WORKER, str(folder), str(ENVIRONMENT)]
     try:
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     finally:
@@ -116,3 +122,12 @@ def test_a_serving_machine_needs_a_subset() -> None:
     assert {name: item.specifier for name, item in serving.items()} == {
         name: item.specifier for name, item in project.items() if name in serving
     }
+    # And all of what a worker and the scripts beside it import.
+    paths = [*(PROJECT / "handlers").glob("*.py"), *(PROJECT / "serve").glob("*.py")]
+    found = {
+        root for path in paths for root in re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), re.MULTILINE)
+    }
+    packages = found - sys.stdlib_module_names - {"handlers"}
+    assert {"torch", "transformers", "tokenizers", "safetensors", "onnxruntime", "ts"} <= packages
+    names = {"ts": "torchserve", "onnxruntime": "onnxruntime-gpu"}
+    assert {names.get(package, package) for package in packages} <= serving.keys()

@@ -116,6 +116,12 @@ def test_an_unknown_key_is_named_beside_the_known(section: str, known: str, tmp_
         pytest.param("benchmark.least_seconds", 30, "at most benchmark.most_seconds, 9", id="longer than it may take"),
         ("export.opset", 17, "allowed: int 18 to 23"),
         ("benchmark.most_seconds", 2, "benchmark.least_seconds is 7; allowed: at most"),
+        ("train.overrides", [], "mapping of names"),
+        ("train.overrides", {"gpt": {}}, "minilm, mpnet, bert, roberta"),
+        ("train.overrides", {"mpnet": 5}, "mapping of keys"),
+        ("train.overrides", {"mpnet": {"rate": 1}}, "train.overrides.mpnet has no key 'rate'"),
+        ("train.overrides", {"mpnet": {"lr": 2}}, "train.overrides.mpnet.lr is 2; allowed"),
+        ("train.overrides", {"mpnet": {"max_tokens": 64}}, "'max_tokens', which is the same for all"),
         ("export", None, "mapping"),
         ("export", [1], "mapping"),
     ],
@@ -186,3 +192,19 @@ def test_any_value_loads_or_gives_one_line_with_its_key(tmp_path: Path, key: str
         load_document(with_value(key, value), tmp_path)
     except ParamsError as error:
         assert re.fullmatch(rf"params\.yaml: .*{re.escape(key)}.*", str(error))
+
+
+def test_a_candidate_has_what_is_common_but_for_its_own(tmp_path: Path) -> None:
+    train = load_document(with_value("train.overrides", {"mpnet": {"lr": 3.0e-5, "epochs": 5}}), tmp_path).train
+    assert train.of("minilm") is train
+    own = train.of("mpnet")
+    assert (own.lr, own.epochs, own.head, own.overrides) == (3e-5, 5, train.head, {})
+    assert own.alone() == train.alone() | {"lr": 3e-5, "epochs": 5}
+    assert train.alone().keys() == DOCUMENT["train"].keys() - {"candidates", "overrides"}
+
+
+def test_stems_are_not_augmented(tmp_path: Path) -> None:
+    document = with_value("augment.share", 0.5)
+    load_document(document, tmp_path)
+    document["prepare"]["stem"] = True
+    assert "augment.share and prepare.stem exclude each other" in error_of(document, tmp_path)

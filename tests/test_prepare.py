@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from handlers.text import Cleaning
 from stages import prepare
-from stages.corpus import RAW_COLUMNS, features, load_split, save_split
+from stages.corpus import RAW_COLUMNS, features, load_split, processes_for, save_split
 from stages.prepare import clean_split, share_limit
 from stages.stage import StageError
 
@@ -32,6 +32,21 @@ def test_clean_split_drops_what_is_empty_and_keeps_the_raw_text() -> None:
     assert split["text"][:] == ["Hello, World!", "Moon"]
     assert split["clean"][:] == ["hello world", "moon"]
     assert split["id"][:] == ["train-0", "train-2"]
+
+
+def test_several_processes_clean_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    posts = raw([(f"Post, number {number}!" if number % 3 else "--", number % 2) for number in range(30)])
+    alone, empty = clean_split(posts, CLEANING, 0)
+    asked: list[int | None] = []
+    monkeypatch.setattr(prepare, "processes_for", lambda *_: asked.append(2) or 2)
+    together, also_empty = clean_split(posts, CLEANING, 0)
+    assert asked == [2] and empty == also_empty == 10
+    assert together.to_dict() == alone.to_dict() and together.features == alone.features
+
+
+def test_processes_are_worth_their_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.corpus.usable_cores", lambda: 4)
+    assert [processes_for(rows, 100) for rows in (0, 199, 200, 399, 9999)] == [None, None, 2, 3, 4]
 
 
 def test_limit_is_of_each_class() -> None:

@@ -126,3 +126,13 @@ def test_missing_inputs_are_clear_errors(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(StageError, match="none is missing: run the fuse stage, or simply dvc repro"):
         select.publish(tmp_path / "none", tmp_path / "outputs/models/selected", {})
     assert (tmp_path / "outputs/models/selected/config.json").is_file(), "what was published before stays"
+
+
+def test_a_row_of_metrics_for_each_system_that_was_scored() -> None:
+    scores = {"accuracy": 0.5, "macro_f1": 0.4, "top3": 0.9}
+    test = {"posts": 9, "baseline": scores, "fused": scores | {"ece": 0.1}, "shipped": scores | {"ece": 0.2}}
+    assert select.rows(test) == {
+        "baseline": {"accuracy": 0.5, "macro_f1": 0.4},
+        "fused": {"accuracy": 0.5, "macro_f1": 0.4, "ece": 0.1},
+        "shipped": {"accuracy": 0.5, "macro_f1": 0.4, "ece": 0.2},
+    }

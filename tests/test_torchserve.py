@@ -97,6 +97,16 @@ def test_another_server_and_a_taken_port_are_left_alone(server: Server) -> None:
     assert psutil.pid_exists(server.frontend.pid)
 
 
+def test_a_port_that_was_taken_meanwhile_is_a_clear_error(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = int(server.url.rpartition(":")[2])
+    others = free_ports(len(torchserve.PORTS))
+    monkeypatch.setattr(torchserve, "free_ports", lambda _: [taken, *others[1:]])
+    archive = (server.log.parent / "serve").resolve().parent / "model store" / "trivial.mar"
+    with pytest.raises(StageError, match=r"ended while it started: .*in use"), serving(archive, "trivial", 60):
+        pass
+    assert psutil.pid_exists(server.frontend.pid), "whose port it is goes on"
+
+
 def test_a_failure_inside_still_stops_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.mar").touch()
     started: list[int] = []

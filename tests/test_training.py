@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -98,8 +99,14 @@ def assert_same(left: Trainer, right: Trainer) -> None:
         assert torch.equal(a, b), name
 
 
-def test_it_learns_and_keeps_the_best(tiny_bundle: Path, split: Split, tmp_path: Path) -> None:
+def test_it_learns_and_keeps_the_best(
+    tiny_bundle: Path, split: Split, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     made, progress = run(tiny_bundle, split, tmp_path / "c.pt", replace(SETTINGS, epochs=30))
+    # The bar: all steps, time gone and left, loss, score and rate.
+    [shown] = re.findall(r"train: 100%\|.*", capsys.readouterr().err.rpartition("\r")[2])
+    told = r"(\d+)/\1 \[\d+:\d+<\d+:\d+, .*step.*, f1=[01]\.\d{3}, loss=\d+\.\d{3}, tokens_s=\d+\]"
+    assert re.search(told, shown), shown
     assert progress.history[-1]["loss"] < progress.history[0]["loss"]
     assert progress.best_f1 == pytest.approx(max(row["validation_macro_f1"] for row in progress.history), abs=1e-4)
     logits = made.run(made.model, split.ids)
@@ -269,7 +276,19 @@ def test_probe_reads_no_more_posts_than_it_needs(
     assert sum(read) == 5
 
 
-@pytest.mark.parametrize("change", [{"label_smoothing": 0.3}, {"class_weights": True}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"label_smoothing": 0.3},
+        {"class_weights": True},
+        {"schedule": "cosine"},
+        {"warmup": 0.5},
+        {"weight_decay": 0.5},
+        {"lr": 5e-3},
+        {"batch_size": 3},
+    ],
+    ids=lambda change: next(iter(change)),
+)
 def test_a_setting_changes_what_is_learned(
     tiny_bundle: Path, corpus: tuple[list[str], list[int]], tmp_path: Path, change: dict[str, Any]
 ) -> None:
